@@ -1,0 +1,432 @@
+//! The engine contract: what a store must be able to do so that the agents can replicate it.
+//!
+//! A store is opened by URL and implements both halves: [`Source`] reads partitions, [`Sink`] receives them. The agents
+//! reach every engine through these traits only, held as `Arc<dyn _>`; an ability that an engine lacks is a value that it returns,
+//! never a type test in an agent. Every engine passes the one conformance suite in `engines/conformance`.
+//!
+//! The life of a run at the sink, in calls:
+//!
+//! ```text
+//! prepare ─ attach ─┬─ begin ─ append … checkpoint … append ─ finish ─┬─ complete
+//!                   └─ begin ─ …                                      ┘
+//! ```
+//!
+//! What an engine promises, whatever is killed between or inside any two calls:
+//!
+//! - `finish` makes a partition's rows visible and their ledger entry count in one act, or decidably
+//!   ([`Publish`]). Before it nothing is visible, after it everything is.
+//! - `attach` raises the epoch in the store itself, then reads the ledger, and only then discards what
+//!   older attempts of this run left staged. Every later act of an older epoch fails with `Fenced`, in whichever process.
+//! - Dropping a writer or an attachment, at any await point, is a crash: nothing need run, the next `attach` tidies up.
+//! - An error of `finish` means "unknown": attach again and read the ledger before anything else.
+//! - Streams are lazy, hold one item, and stop their work when dropped. No method is cancel-safe in the
+//!   sense that it may be called again on the same object after it was dropped half-way, unless it says so.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::budget::Budget;
+use crate::digest::{Digest, DigestId};
+use crate::error::Result;
+use crate::ids::{Epoch, RunId, TableName};
+use crate::key::PartitionKey;
+use crate::selection::Selection;
+
+/// A lazy stream of results that owns what it needs.
+pub type Stream<T> = BoxStream<'static, Result<T>>;
+
+/// One level of a table's division into partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Division {
+    /// The column that decides.
+    pub column: String,
+    /// How it decides.
+    pub kind: DivisionKind,
+}
+
+/// How a column's values are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DivisionKind {
+    /// One partition per value.
+    Value,
+    /// One partition per range of values.
+    Range,
+    /// One partition per bucket of the engine's own hash.
+    Hash {
+        /// How many buckets.
+        buckets: u32,
+    },
+}
+
+/// What a table looks like.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Its name in the store.
+    pub name: TableName,
+    /// All its columns, those that divide it included, with the types as the table's users know them.
+    pub schema: SchemaRef,
+    /// The levels of its division, outermost first; none for a table without partitions.
+    pub divisions: Vec<Division>,
+}
+
+/// One partition as the source engine sees it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Which partition.
+    pub key: PartitionKey,
+    /// How many rows it has, where the engine knows without reading.
+    pub rows: Option<u64>,
+    /// How many bytes it takes in the store, where the engine knows.
+    pub bytes: Option<u64>,
+    /// What it contains.
+    pub version: Version,
+    /// How the engine finds this version again, for example a table version; never compared, may be empty.
+    pub pin: String,
+}
+
+/// What a partition contained when it was looked at: opaque text of at most 200 bytes, made by the engine. Equal
+/// versions of one partition hold equal rows in one equal order; different ones may.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Version(pub String);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An opaque place in a partition of one version, made by the source's engine: "after these rows". Empty at the
+/// start. At most 1 KiB.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Cursor(pub Bytes);
+
+impl Cursor {
+    /// The place before the first row.
+    pub fn start() -> Cursor {
+        Cursor::default()
+    }
+
+    /// Whether this is the place before the first row.
+    pub fn is_start(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Rows as the engine read them, and the place after them.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The rows, with the columns of [`Selection::read_columns`] in that order. Its bounds mean nothing.
+    pub records: RecordBatch,
+    /// The place after the last of these rows.
+    pub end: Cursor,
+}
+
+/// What a reader may use.
+#[derive(Clone, Debug)]
+pub struct ReadLimits {
+    /// A batch holds about this many bytes of Arrow memory at most; a single larger row is a batch of its own.
+    pub batch_bytes: u64,
+    /// Where the engine takes a larger lease from, alone, when one row or one page needs more than the
+    /// [`Source::read_bytes`] that the stream holds already.
+    pub budget: Budget,
+}
+
+/// The half of a store that is read.
+#[async_trait]
+pub trait Source: fmt::Debug + Send + Sync {
+    /// What the table looks like now.
+    ///
+    /// # Errors
+    /// `Config` if there is no such table (naming those there are), `Refused` if it uses a feature that the engine does not support.
+    async fn describe(&self, table: &TableName) -> Result<Table>;
+
+    /// The tables of the store, in order of name.
+    async fn tables(&self) -> Result<Vec<TableName>>;
+
+    /// The partitions that can hold a selected row, without reading data: those whose keys
+    /// [`Selection::excludes`] are left out, and no other. Empty partitions may be left out. In order of
+    /// key, all of one version of the table where the engine has such a thing.
+    async fn partitions(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+    ) -> Result<Stream<Partition>>;
+
+    /// The rows of `partition` after `after`, exactly those of `partition.version`, in an order that a
+    /// cursor can name. May leave out rows that the predicate does not select, never others: the caller filters again.
+    ///
+    /// # Errors
+    /// `Moved` if that version cannot be read any more. `Refused` if a row or page does not fit the budget, naming file, column and size.
+    async fn read(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+        after: &Cursor,
+        limits: &ReadLimits,
+    ) -> Result<Stream<Batch>>;
+
+    /// The bytes that one open read of this table holds beside the batch that it returns.
+    fn read_bytes(&self, table: &Table) -> u64;
+}
+
+/// What happens to the rows already in B's partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Disposition {
+    /// They stay; the run's rows join them.
+    Append,
+    /// They go, in the same act that makes the run's rows visible.
+    Replace,
+}
+
+/// How an engine publishes a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Publish {
+    /// Rows and ledger entry in one act.
+    Atomic,
+    /// An intent is durable first, and after any crash the store alone answers done or not done. Readers
+    /// may see a part of a partition meanwhile.
+    Decidable,
+}
+
+/// What a sink says about receiving rows of a schema.
+#[derive(Clone, Debug)]
+pub struct SinkLimits {
+    /// Sentences about values that the engine cannot hold, each naming the column or type: shown by `plan`.
+    pub value_rules: Vec<String>,
+    /// How a partition becomes visible.
+    pub publish: Publish,
+    /// The bytes that one open [`PartitionWriter`] holds beside the batch given to it.
+    pub writer_bytes: u64,
+}
+
+/// What `prepare` did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prepared {
+    /// Things made or to be made, each in one line: `database db1`, `table db1/mt`, `column db1/mt.x`.
+    pub created: Vec<String>,
+    /// What an operator should know although nothing is refused.
+    pub notes: Vec<String>,
+}
+
+/// The sink's record that a run owns a target table. Lives in the store; survives both agents' states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The run that owns the table.
+    pub run: RunId,
+    /// The table at the sink.
+    pub table: TableName,
+    /// Which source agent runs it: its name and the identity in its state directory.
+    pub agent: String,
+    /// The resolved job as JSON, in one canonical form: two claims of one run must have equal text.
+    pub job: String,
+    /// When the claim was first taken: seconds since 1970.
+    pub taken_at: i64,
+}
+
+/// What the sink holds durably of one partition for a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The run that wrote it.
+    pub run: RunId,
+    /// Which partition.
+    pub key: PartitionKey,
+    /// What version of it. A position counts only for this one.
+    pub version: Version,
+    /// How many frames it covers.
+    pub sequence: u64,
+    /// Where the source goes on.
+    pub cursor: Cursor,
+    /// How many rows it covers.
+    pub rows: u64,
+    /// The digest of those rows.
+    pub digest: Digest,
+    /// Whether the rows are visible.
+    pub state: PositionState,
+}
+
+/// How far a partition is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PositionState {
+    /// Durable and not visible.
+    Staged,
+    /// Visible, with its receipt.
+    Committed(Receipt),
+}
+
+/// How much a receipt proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// The sink decoded these rows: proves the link.
+    Received,
+    /// Checksums of files passed through unchanged.
+    Bytes,
+    /// Read back from B: proves the engine.
+    Stored,
+}
+
+/// The proof of a finished partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Which partition.
+    pub key: PartitionKey,
+    /// Its version at A.
+    pub version: Version,
+    /// How many rows were selected.
+    pub rows: u64,
+    /// The digest of them.
+    pub digest: Digest,
+    /// What the digest was computed by: receipts with another id are "unknown", never "different".
+    pub digest_id: DigestId,
+    /// What it proves.
+    pub level: Level,
+    /// The resolved selection that the rows were chosen by, in canonical text ([`Selection::text`]).
+    pub selection: String,
+}
+
+/// Whether `finish` did it or found it done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// This call published the rows.
+    Now,
+    /// They were published before, with this receipt.
+    Already(Receipt),
+}
+
+/// What `begin` opens.
+#[derive(Debug)]
+pub enum Begun {
+    /// A writer that goes on after the position given, or from the start.
+    Writer(Box<dyn PartitionWriter>),
+    /// Nothing to write: this run has committed the partition, with this receipt.
+    Already(Receipt),
+}
+
+/// How a run ended, as the claim's last word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Every partition is committed.
+    Done,
+    /// Some partitions failed; what is committed stays.
+    Partial,
+    /// The operator gave it up; what was staged is discarded.
+    Abandoned,
+}
+
+/// The half of a store that receives.
+#[async_trait]
+pub trait Sink: fmt::Debug + Send + Sync {
+    /// What receiving rows of this schema means here.
+    ///
+    /// # Errors
+    /// `Schema` if a column's type cannot be held without loss.
+    fn limits(&self, schema: &SchemaRef) -> Result<SinkLimits>;
+
+    /// The bytes free for data, where that can be known.
+    async fn space(&self) -> Result<Option<u64>>;
+
+    /// Makes `table` able to take rows of `wanted` (its schema restricted to the run's columns, and its divisions), before any
+    /// row moves; with `dry_run` only says what it would make. Safe to repeat.
+    ///
+    /// # Errors
+    /// `Schema` if what is there does not fit, showing both sides. `Refused` if the division does not fit.
+    async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared>;
+
+    /// Takes or takes over the claim: raises the epoch in the store, reads the ledger, then discards what older attempts of
+    /// this run staged and no position covers.
+    ///
+    /// # Errors
+    /// `Refused` if another run's claim is open (naming it) or this run's claim has another job.
+    async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>>;
+
+    /// The open claim on this table, if a run owns it. `None` too where there is no such table.
+    async fn claim(&self, table: &TableName) -> Result<Option<Claim>>;
+
+    /// The newest receipt of each partition that has one, over all runs, in order of key.
+    async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>>;
+}
+
+/// One attempt of one run on one table: the only way to write. Every act is conditional on its epoch in the
+/// store, within the same act.
+#[async_trait]
+pub trait Attachment: fmt::Debug + Send + Sync {
+    /// The epoch that `attach` issued.
+    fn epoch(&self) -> Epoch;
+
+    /// What the store held when this attempt began: this run's positions, and for each other partition the newest
+    /// committed one of any earlier run.
+    async fn positions(&self) -> Result<Stream<Position>>;
+
+    /// Opens a partition for writing, after `from` or from the start; what is staged beyond that is discarded. One writer
+    /// per partition at a time.
+    ///
+    /// # Errors
+    /// `Fenced`. `Corrupt` if `from` is not a position that the store holds. `Refused` if B cannot hold the key, by name.
+    async fn begin(
+        &self,
+        partition: &Partition,
+        disposition: Disposition,
+        from: Option<&Position>,
+    ) -> Result<Begun>;
+
+    /// Removes a partition of B, visibly in one act. For `mirror` only.
+    async fn drop_partition(&self, key: &PartitionKey) -> Result<()>;
+
+    /// Ends the claim. Repeating it is harmless.
+    async fn complete(&self, outcome: Outcome) -> Result<()>;
+}
+
+/// One partition being written. Dropping it is a crash.
+#[async_trait]
+pub trait PartitionWriter: fmt::Debug + Send {
+    /// Gives rows to the engine; returns when it has taken them, not when they are durable.
+    ///
+    /// # Errors
+    /// `Refused` for a value that B cannot hold, naming column and row number.
+    async fn append(&mut self, records: RecordBatch) -> Result<()>;
+
+    /// Everything appended so far survives a crash from here on, with this cursor; not yet visible. `sequence`, `rows` and `digest` cover
+    /// the partition from its start.
+    async fn checkpoint(&mut self, mark: Mark) -> Result<Position>;
+
+    /// Publishes everything appended: one act with the ledger entry. The last rows need no checkpoint
+    /// before it.
+    ///
+    /// # Errors
+    /// `Corrupt` if the ledger has another receipt for this partition. Any error means "unknown" (see the module).
+    async fn finish(self: Box<Self>, receipt: Receipt) -> Result<Finished>;
+}
+
+/// Where a checkpoint stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Frames since the partition's start.
+    pub sequence: u64,
+    /// The place after the last row.
+    pub cursor: Cursor,
+    /// Rows since the partition's start.
+    pub rows: u64,
+    /// Their digest.
+    pub digest: Digest,
+}
+
+/// A store: both halves of one engine, opened by URL.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The half that is read.
+    pub source: Arc<dyn Source>,
+    /// The half that receives.
+    pub sink: Arc<dyn Sink>,
+}

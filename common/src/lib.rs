@@ -1,0 +1,18 @@
+//! What both agents and every engine need: the engine contract and the words it is written in.
+//!
+//! Start with [`engine`], the contract. The rest are the values that it speaks of: [`key`], [`selection`], [`digest`],
+//! [`ids`]; the [`frame`] that travels between the agents; and the means to stay within bounds: [`budget`], [`cpu`].
+//!
+//! This crate opens no socket, no file and no store.
+
+pub mod budget;
+pub mod cpu;
+pub mod digest;
+pub mod engine;
+pub mod error;
+pub mod ids;
+pub mod key;
+pub mod selection;
+pub mod value;
+
+pub use error::{Context, Error, Kind, OrError, Result};
