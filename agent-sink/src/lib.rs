@@ -1,1 +1,173 @@
-//! x
+//! The sink agent: stands beside cluster B, receives partitions from source agents and publishes them in its stores.
+//!
+//! It owns the ledger, through the engine: what is committed is known from the store alone, and this process can be killed at any
+//! moment. Read [`session`] for what is decided on a stream, [`copy`] for how it waits, [`tables`] for attempts and
+//! finishes, [`service`] for the gRPC surface.
+//!
+//! What it does not do: plan, choose partitions, or remember anything between two starts.
+
+pub mod copy;
+pub mod readback;
+pub mod service;
+pub mod session;
+pub mod settings;
+pub mod tables;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use strait_common::budget::Budget;
+use strait_common::cpu::CpuPool;
+use strait_common::engine::Store;
+use strait_common::shutdown::Shutdown;
+use strait_common::state_dir::StateDir;
+use strait_common::{Error, Kind, OrError, Result, config, telemetry};
+use strait_proto::v1::transfer_server::TransferServer;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::service::{FRAME_BYTES_MAX, Service};
+use crate::settings::{Config, Settings};
+
+/// The sink agent of Strait: receives partitions from source agents and publishes them in its stores
+#[derive(Debug, Parser)]
+#[command(name = "agent-sink", version)]
+struct Arguments {
+    /// TOML file with these settings; flags win over environment variables, which win over the file
+    #[arg(long, env = "STRAIT_SINK_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the effective configuration, without secrets, and exit
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// The agent as a program: reads arguments, does everything that can fail, then listens until it is told to stop.
+pub fn main_from(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments = Arguments::parse_from(arguments);
+    match start(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(if error.kind() == Kind::Config { 2 } else { 1 })
+        }
+    }
+}
+
+fn start(arguments: Arguments) -> Result<()> {
+    let file = arguments
+        .config
+        .as_deref()
+        .map(config::read_file::<Settings>)
+        .transpose()?
+        .unwrap_or_default();
+    let config = arguments.settings.over(file)?;
+    if arguments.print_config {
+        print!("{}", config.to_toml());
+        return Ok(());
+    }
+    telemetry::init(config.log_format, &config.log)?;
+    let state_dir = StateDir::open(&config.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.cpu_threads.clamp(1, 4))
+        .max_blocking_threads(config.cpu_threads + BLOCKING_THREADS_SPARE)
+        .enable_all()
+        .build()
+        .or_error(Kind::Internal, "start the runtime")?;
+    runtime.block_on(async {
+        let cpu = CpuPool::new(config.cpu_threads);
+        let mut stores = BTreeMap::new();
+        for (name, url) in &config.stores {
+            stores.insert(name.clone(), strait_engines::open(name, url, &cpu).await?);
+        }
+        let listener = TcpListener::bind(config.listen).await.or_error(Kind::Config, format!("listen on {}", config.listen))?;
+        let shutdown = Shutdown::new();
+        let grace = config.grace;
+        let serve = run(&config, stores, cpu, listener, shutdown.clone());
+        let served = tokio::select! {
+            served = serve => served,
+            () = async { shutdown.listen_for_signals(grace).await; std::future::pending().await } => Ok(()),
+        };
+        drop(state_dir);
+        served
+    })
+}
+
+/// Blocking threads beside those of the CPU pool: file metadata and name look-ups of libraries.
+const BLOCKING_THREADS_SPARE: usize = 8;
+
+/// Serves on `listener` until `shutdown`: a drain lets streams end, a cancel drops them; finishes always end.
+///
+/// # Errors
+/// `Config` if the budget admits nothing; `Internal` if the server fails.
+pub async fn run(
+    config: &Config,
+    stores: BTreeMap<String, Store>,
+    cpu: CpuPool,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> Result<()> {
+    let budget = Budget::new(config.memory_bytes)?;
+    let address = listener.local_addr().or_error(Kind::Internal, "listener")?;
+    let service = Service::new(stores, budget, cpu, config.engine_timeout, shutdown.clone());
+    let (streams, tables) = service.ending();
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter
+        .set_serving::<TransferServer<Service>>()
+        .await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(strait_proto::DESCRIPTORS)
+        .build_v1()
+        .or_error(Kind::Internal, "gRPC reflection")?;
+    let message_bytes_max =
+        usize::try_from(FRAME_BYTES_MAX).unwrap_or(usize::MAX) + MESSAGE_BYTES_SPARE;
+    let transfer = TransferServer::new(service).max_decoding_message_size(message_bytes_max);
+    tracing::info!(%address, memory_bytes = config.memory_bytes, cpu_threads = config.cpu_threads,
+        stores = ?config.stores.keys().collect::<Vec<_>>(), "sink agent ready");
+    eprintln!("listening on {address}");
+    let draining = shutdown.clone();
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(config.peer_timeout / 2))
+        .http2_keepalive_timeout(Some(config.peer_timeout / 2))
+        .tcp_nodelay(true)
+        .add_service(transfer)
+        .add_service(health)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+            draining.draining().await
+        });
+    let served = tokio::select! {
+        served = server => served.or_error(Kind::Internal, "gRPC server"),
+        // A cancel does not wait for open calls.
+        () = shutdown.cancelled() => Ok(()),
+    };
+    streams.close();
+    let ended = async {
+        streams.wait().await;
+        tables.finished().await;
+    };
+    if tokio::time::timeout(config.engine_timeout.min(Duration::from_secs(30)), ended)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "some partitions are still being published; what is not committed is resumed by the source"
+        );
+    }
+    tracing::info!("sink agent stopped");
+    served.map_err(|error: Error| error.context(address))
+}
+
+/// Beside its payload a message holds little.
+const MESSAGE_BYTES_SPARE: usize = 256 << 10;
+/// HTTP/2 windows: what tonic may buffer for one stream before the session asks for more, and for all. The window of frames is what bounds a
+/// stream; these only must not be so small that a waiting stream stops the others.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;

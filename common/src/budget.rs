@@ -4,7 +4,9 @@
 //! served in the order in which they came, so a large one is not starved by small ones.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -13,28 +15,49 @@ use crate::error::{Error, Result};
 /// A semaphore counts in units of this many bytes, since its permits are 32 bits wide.
 const UNIT_BYTES: u64 = 1024;
 
+/// The longest that a stream waits for its turn to take an oversized lease. Two streams that need one each, and each hold what the
+/// other waits for, are parted by it: one gives up with `Unavailable`, and what it held with it.
+const ALONE_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// A bound on memory that leases are taken from. Clones share the bound.
 #[derive(Clone)]
 pub struct Budget {
     total_bytes: u64,
     free: Arc<Semaphore>,
-    /// Held while a lease for one oversized row or page is taken: two of them waiting for the rest of the budget that the other
-    /// holds would wait for ever.
+    /// Held while a stream has a lease for an oversized row or page.
     alone: Arc<Semaphore>,
+    owner: Arc<Owner>,
+}
+
+/// Who takes leases: one stream.
+#[derive(Debug, Default)]
+struct Owner {
+    held_bytes: AtomicU64,
+    /// The turn that this stream has now: it may take several oversized leases in one turn, a page's and a row's.
+    turn: Mutex<Weak<OwnedSemaphorePermit>>,
 }
 
 /// A share of a budget, given back by drop.
 #[derive(Debug)]
 pub struct Lease {
     bytes: u64,
+    owner: Arc<Owner>,
     _permit: OwnedSemaphorePermit,
-    _alone: Option<OwnedSemaphorePermit>,
+    _turn: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Lease {
     /// How many bytes it holds.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.owner
+            .held_bytes
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -57,7 +80,17 @@ impl Budget {
             total_bytes,
             free: Arc::new(Semaphore::new(units)),
             alone: Arc::new(Semaphore::new(1)),
+            owner: Arc::default(),
         })
+    }
+
+    /// The same budget for another stream: what a stream holds counts when it asks for an oversized lease.
+    #[must_use]
+    pub fn for_stream(&self) -> Budget {
+        Budget {
+            owner: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// The whole bound, in bytes.
@@ -78,11 +111,7 @@ impl Budget {
         let units = self.units(bytes)?;
         let permit = Arc::clone(&self.free).acquire_many_owned(units).await;
         let permit = permit.map_err(|_| Error::cancelled("the memory budget is closed"))?;
-        Ok(Lease {
-            bytes,
-            _permit: permit,
-            _alone: None,
-        })
+        Ok(self.leased(bytes, permit, None))
     }
 
     /// A share of this many bytes if it is free now.
@@ -92,30 +121,70 @@ impl Budget {
     pub fn try_lease(&self, bytes: u64) -> Result<Option<Lease>> {
         let units = self.units(bytes)?;
         let permit = Arc::clone(&self.free).try_acquire_many_owned(units).ok();
-        Ok(permit.map(|permit| Lease {
-            bytes,
-            _permit: permit,
-            _alone: None,
-        }))
+        Ok(permit.map(|permit| self.leased(bytes, permit, None)))
     }
 
-    /// Waits for a share for one row or page that does not fit its stream's lease. One such share exists at a time, so that
-    /// streams which hold theirs do not wait for each other. Cancel-safe like [`lease`](Budget::lease).
+    /// Waits for a share for one row or page that does not fit its stream's lease. One stream at a time has such shares. Cancel-safe
+    /// like [`lease`](Budget::lease).
     ///
     /// # Errors
-    /// `Refused` if it can never be had: more than the budget less `held_bytes`, what the waiting stream holds itself.
-    pub async fn lease_alone(&self, bytes: u64, held_bytes: u64) -> Result<Lease> {
-        let most = self.total_bytes.saturating_sub(held_bytes);
+    /// `Refused` if it can never be had: more than the budget less what this stream holds. `Unavailable` if other streams do not
+    /// make room in half a minute.
+    pub async fn lease_alone(&self, bytes: u64) -> Result<Lease> {
+        let most = self
+            .total_bytes
+            .saturating_sub(self.owner.held_bytes.load(Ordering::Relaxed));
         if bytes > most {
             return Err(Error::refused(format!(
                 "{bytes} bytes of memory are needed at once, and the budget leaves {most}; raise `memory`"
             )));
         }
-        let alone = Arc::clone(&self.alone).acquire_owned().await;
-        let alone = alone.map_err(|_| Error::cancelled("the memory budget is closed"))?;
-        let mut lease = self.lease(bytes).await?;
-        lease._alone = Some(alone);
-        Ok(lease)
+        let units = self.units(bytes)?;
+        let lease = async {
+            let turn = self.turn().await?;
+            let permit = Arc::clone(&self.free).acquire_many_owned(units).await;
+            let permit = permit.map_err(|_| Error::cancelled("the memory budget is closed"))?;
+            Ok(self.leased(bytes, permit, Some(turn)))
+        };
+        tokio::time::timeout(ALONE_WAIT_MAX, lease)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::unavailable(format!(
+                    "{bytes} bytes for one row or page were not free in {} s",
+                    ALONE_WAIT_MAX.as_secs()
+                )))
+            })
+    }
+
+    async fn turn(&self) -> Result<Arc<OwnedSemaphorePermit>> {
+        let mine = || {
+            self.owner
+                .turn
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(turn) = mine().upgrade() {
+            return Ok(turn);
+        }
+        let turn = Arc::clone(&self.alone).acquire_owned().await;
+        let turn = Arc::new(turn.map_err(|_| Error::cancelled("the memory budget is closed"))?);
+        *mine() = Arc::downgrade(&turn);
+        Ok(turn)
+    }
+
+    fn leased(
+        &self,
+        bytes: u64,
+        permit: OwnedSemaphorePermit,
+        turn: Option<Arc<OwnedSemaphorePermit>>,
+    ) -> Lease {
+        self.owner.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Lease {
+            bytes,
+            owner: Arc::clone(&self.owner),
+            _permit: permit,
+            _turn: turn,
+        }
     }
 
     fn units(&self, bytes: u64) -> Result<u32> {
@@ -147,6 +216,7 @@ impl fmt::Debug for Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[tokio::test]
     async fn a_lease_is_given_back_by_drop() {
@@ -162,8 +232,37 @@ mod tests {
         let budget = Budget::new(10 * 1024).unwrap();
         assert!(budget.lease(11 * 1024).await.is_err());
         let _held = budget.lease(4 * 1024).await.unwrap();
-        assert!(budget.lease_alone(7 * 1024, 4 * 1024).await.is_err());
-        assert!(budget.lease_alone(6 * 1024, 4 * 1024).await.is_ok());
+        assert_eq!(
+            budget.lease_alone(7 * 1024).await.unwrap_err().kind(),
+            Kind::Refused
+        );
+        assert!(budget.lease_alone(6 * 1024).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_stream_takes_several_oversized_leases_in_one_turn() {
+        let budget = Budget::new(10 * 1024).unwrap();
+        let stream = budget.for_stream();
+        let _page = stream.lease_alone(4 * 1024).await.unwrap();
+        let _row = stream.lease_alone(4 * 1024).await.unwrap();
+        assert_eq!(
+            stream.lease_alone(3 * 1024).await.unwrap_err().kind(),
+            Kind::Refused
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_streams_that_wait_for_each_other_are_parted() {
+        let budget = Budget::new(10 * 1024).unwrap();
+        let (one, two) = (budget.for_stream(), budget.for_stream());
+        let (_held_by_one, _held_by_two) = (
+            one.lease(4 * 1024).await.unwrap(),
+            two.lease(4 * 1024).await.unwrap(),
+        );
+        assert_eq!(
+            one.lease_alone(6 * 1024).await.unwrap_err().kind(),
+            Kind::Unavailable
+        );
     }
 
     #[tokio::test]

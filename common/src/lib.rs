@@ -6,13 +6,20 @@
 //! This crate opens no socket, no file and no store.
 
 pub mod budget;
+pub mod config;
 pub mod cpu;
 pub mod digest;
 pub mod engine;
 pub mod error;
+pub mod frame;
 pub mod ids;
 pub mod key;
+pub mod retry;
 pub mod selection;
+pub mod shutdown;
+pub mod state_dir;
+pub mod telemetry;
 pub mod value;
+pub mod wire;
 
 pub use error::{Context, Error, Kind, OrError, Result};

@@ -5,7 +5,7 @@
 //! source agent. This crate only holds what is generated, the versions, and the descriptors for gRPC reflection.
 
 /// The generated package `strait.v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::clone_on_ref_ptr)]
 pub mod v1 {
     tonic::include_proto!("strait.v1");
 }

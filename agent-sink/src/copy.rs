@@ -1,0 +1,474 @@
+//! One `Copy` stream, waited for: messages from the source on one side, the engine on the other, and the
+//! [session](crate::session) between them.
+//!
+//! Two tasks joined by a bounded queue: one reads the wire, so that a slow engine does not keep it from seeing that the source is
+//! gone; the other decodes and appends. A third tells the source that this side is alive while something long
+//! lasts. All of them end with the stream; only a finish outlives it (see [`tables`](crate::tables)).
+//!
+//! Memory: the stream's lease is taken before its first frame may be sent. It pays for the window, for one frame being
+//! decompressed and decoded, and for the engine's writers. A single row that is larger than a frame takes a larger lease, alone, before
+//! its parts are read.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use strait_common::budget::{Budget, Lease};
+use strait_common::cpu::CpuPool;
+use strait_common::digest::{Digest, DigestId, digest};
+use strait_common::engine::{Begun, Finished, PartitionWriter};
+use strait_common::frame::{Decoder, Frame};
+use strait_common::{Context, Error, Kind, Result};
+use strait_proto::v1;
+use strait_proto::v1::alive::Phase;
+use strait_proto::v1::copy_reply::Body as Reply;
+use strait_proto::v1::copy_request::Body as Request;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::Streaming;
+
+use crate::session::{Action, Event, Session};
+use crate::tables::Attached;
+
+/// How often the source hears that this side is alive.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Control messages that may wait between the two tasks beside the frames of the window.
+const CONTROL_MESSAGES_MAX: usize = 8;
+
+/// Where replies go; the end of the channel is the gRPC response stream.
+pub type Replies = mpsc::Sender<Result<v1::CopyReply, tonic::Status>>;
+
+/// What a stream needs beside its messages.
+#[derive(Debug)]
+pub struct Stream {
+    /// The attempt that it belongs to.
+    pub attached: Attached,
+    /// The rows' schema, as `Open` gave it.
+    pub schema: arrow::datatypes::SchemaRef,
+    /// The digest id of that schema.
+    pub digest_id: DigestId,
+    /// Frames in flight.
+    pub window_frames: u32,
+    /// The largest frame of more than one row, in bytes.
+    pub frame_bytes_max: u64,
+    /// What the stream holds of the budget.
+    pub lease: Lease,
+    /// Where a larger lease comes from.
+    pub budget: Budget,
+    /// Where decoding runs.
+    pub cpu: CpuPool,
+    /// The longest that one call of the engine may take.
+    pub engine_timeout: Duration,
+}
+
+/// A message as the appending task gets it: a frame comes whole, with the lease that pays for it if it is oversized.
+struct Arrived {
+    request: Request,
+    payload: bytes::Bytes,
+    lease: Option<Lease>,
+}
+
+/// What the stream is busy with, for [`alive`].
+#[derive(Clone, Debug)]
+pub struct PhaseCell(Arc<Mutex<(Phase, Instant)>>);
+
+impl PhaseCell {
+    /// Busy with `phase` from now on.
+    pub fn new(phase: Phase) -> PhaseCell {
+        PhaseCell(Arc::new(Mutex::new((phase, Instant::now()))))
+    }
+
+    fn set(&self, phase: Phase) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (phase, Instant::now());
+    }
+
+    fn get(&self) -> (Phase, Duration) {
+        let (phase, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (phase, since.elapsed())
+    }
+}
+
+/// Tells the source every few seconds what this side is busy with. Runs until the source is gone or the task is dropped.
+pub async fn alive(phase: PhaseCell, replies: Replies) {
+    let mut ticks = tokio::time::interval(ALIVE_INTERVAL);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let (phase, since) = phase.get();
+        let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let body = Reply::Alive(v1::Alive {
+            phase: phase.into(),
+            since_ms,
+        });
+        if replies
+            .send(Ok(v1::CopyReply { body: Some(body) }))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Serves an opened stream to its end. Not cancel-safe: dropping it is a crash of the partition being written.
+///
+/// # Errors
+/// What ends the stream, as the source will see it.
+pub async fn serve(
+    stream: Stream,
+    messages: Streaming<v1::CopyRequest>,
+    replies: &Replies,
+    phase: PhaseCell,
+) -> Result<()> {
+    let queue = stream.window_frames as usize + CONTROL_MESSAGES_MAX;
+    let (to_appender, from_wire) = mpsc::channel(queue);
+    let mut tasks = JoinSet::new();
+    let (budget, frame_bytes_max) = (stream.budget.clone(), stream.frame_bytes_max);
+    tasks.spawn(read_wire(messages, to_appender, budget, frame_bytes_max));
+    let appender = Appender::new(stream, replies.clone(), phase)?;
+    let appended = appender.run(from_wire).await;
+    // The wire's own error says more than the queue's sudden end.
+    tasks.abort_all();
+    let mut read = Ok(());
+    while let Some(joined) = tasks.join_next().await {
+        match joined {
+            Ok(result) => read = result,
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => read = Err(Error::internal("read the wire").with_source(error)),
+        }
+    }
+    appended.and(read)
+}
+
+/// Reads messages, puts the parts of a frame together, and passes them on in order.
+async fn read_wire(
+    mut messages: Streaming<v1::CopyRequest>,
+    to_appender: mpsc::Sender<Arrived>,
+    budget: Budget,
+    frame_bytes_max: u64,
+) -> Result<()> {
+    while let Some(message) = messages.message().await? {
+        let request = message
+            .body
+            .ok_or_else(|| Error::corrupt("an empty message"))?;
+        let mut arrived = Arrived {
+            request,
+            payload: bytes::Bytes::new(),
+            lease: None,
+        };
+        if let Request::Frame(frame) = &mut arrived.request {
+            if frame.raw_bytes > frame_bytes_max {
+                // Payload, decompressed bytes and decoded rows; the stream's lease covers one ordinary frame.
+                let needed = frame
+                    .raw_bytes
+                    .saturating_mul(2)
+                    .saturating_add(frame.wire_bytes);
+                arrived.lease = Some(budget.lease_alone(needed).await?);
+            }
+            arrived.payload = read_payload(frame, &mut messages).await?;
+        }
+        if to_appender.send(arrived).await.is_err() {
+            // The appender has ended, and says why.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+async fn read_payload(
+    frame: &mut v1::Frame,
+    messages: &mut Streaming<v1::CopyRequest>,
+) -> Result<bytes::Bytes> {
+    let first = std::mem::take(&mut frame.payload);
+    // What does not compress grows by a little.
+    if frame.wire_bytes
+        > frame
+            .raw_bytes
+            .saturating_add(frame.raw_bytes / 64)
+            .saturating_add(1024)
+    {
+        return Err(Error::corrupt(format!(
+            "a frame of {} bytes takes {} on the wire",
+            frame.raw_bytes, frame.wire_bytes
+        )));
+    }
+    let wire_bytes = usize::try_from(frame.wire_bytes).unwrap_or(usize::MAX);
+    if first.len() == wire_bytes {
+        return Ok(first);
+    }
+    let mut payload = bytes::BytesMut::with_capacity(wire_bytes);
+    payload.extend_from_slice(&first);
+    while payload.len() < wire_bytes {
+        let message = messages.message().await?.and_then(|message| message.body);
+        match message {
+            Some(Request::Part(part)) if !part.payload.is_empty() => {
+                payload.extend_from_slice(&part.payload)
+            }
+            _ => break,
+        }
+    }
+    if payload.len() != wire_bytes {
+        return Err(Error::corrupt(format!(
+            "a frame of {wire_bytes} bytes on the wire came as {}",
+            payload.len()
+        )));
+    }
+    Ok(payload.freeze())
+}
+
+struct Appender {
+    stream: Stream,
+    session: Session,
+    decoder: Option<Decoder>,
+    writer: Option<Box<dyn PartitionWriter>>,
+    finishes: JoinSet<()>,
+    replies: Replies,
+    phase: PhaseCell,
+}
+
+impl Appender {
+    fn new(stream: Stream, replies: Replies, phase: PhaseCell) -> Result<Appender> {
+        Ok(Appender {
+            session: Session::new(stream.digest_id.clone(), stream.frame_bytes_max),
+            decoder: Some(Decoder::new(Arc::clone(&stream.schema))?),
+            writer: None,
+            finishes: JoinSet::new(),
+            stream,
+            replies,
+            phase,
+        })
+    }
+
+    async fn run(mut self, mut from_wire: mpsc::Receiver<Arrived>) -> Result<()> {
+        loop {
+            self.phase.set(if self.finishes.is_empty() {
+                Phase::Idle
+            } else {
+                Phase::Finish
+            });
+            let arrived = tokio::select! {
+                arrived = from_wire.recv() => arrived,
+                Some(_) = self.finishes.join_next() => continue,
+            };
+            let Some(mut arrived) = arrived else { break };
+            let frame = match &arrived.request {
+                Request::Frame(frame) => Some(Frame {
+                    rows: frame.rows,
+                    raw_bytes: frame.raw_bytes,
+                    compressed: frame.compression() == v1::Compression::Zstd,
+                    checksum: frame.checksum,
+                    payload: std::mem::take(&mut arrived.payload),
+                }),
+                _ => None,
+            };
+            let action = self.session.apply(Event::Message(arrived.request))?;
+            self.perform(action, frame).await?;
+        }
+        // The source is done with the stream; its last finishes still answer.
+        while self.finishes.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Does what the session decided, feeds the result back, and goes on until it decides to wait.
+    async fn perform(&mut self, mut action: Action, mut frame: Option<Frame>) -> Result<()> {
+        let mut credit = false;
+        loop {
+            let event = match action {
+                Action::Nothing => break,
+                Action::Reply(reply) => {
+                    send(&self.replies, reply).await?;
+                    break;
+                }
+                Action::DropFrame => {
+                    credit = true;
+                    break;
+                }
+                Action::Release(reply) => {
+                    self.writer = None;
+                    credit |= frame.take().is_some();
+                    if let Some(reply) = reply {
+                        send(&self.replies, reply).await?;
+                    }
+                    break;
+                }
+                Action::Begin {
+                    partition,
+                    disposition,
+                    from,
+                } => {
+                    self.phase.set(Phase::Begin);
+                    let attachment = Arc::clone(&self.stream.attached.attachment);
+                    let begin = attachment.begin(&partition, disposition, from.as_deref());
+                    let begun = within(self.stream.engine_timeout, "begin", begin).await;
+                    match begun {
+                        Ok(Begun::Writer(writer)) => {
+                            self.writer = Some(writer);
+                            Event::Begun
+                        }
+                        Ok(Begun::Already(receipt)) => Event::BegunAlready(receipt),
+                        Err(error) => {
+                            Event::Failed(error.context(format!("partition {}", partition.key)))
+                        }
+                    }
+                }
+                Action::Append => {
+                    let appended = match frame.take() {
+                        Some(frame) => self.append(frame).await,
+                        None => Err(Error::internal("a frame without its payload")),
+                    };
+                    credit = true;
+                    match appended {
+                        Ok((rows, digest)) => Event::Appended { rows, digest },
+                        Err(error) => Event::Failed(self.named(error)),
+                    }
+                }
+                Action::Checkpoint(mark) => {
+                    self.phase.set(Phase::Checkpoint);
+                    let timeout = self.stream.engine_timeout;
+                    let checkpointed = within(
+                        timeout,
+                        "checkpoint",
+                        writer(&mut self.writer)?.checkpoint(mark),
+                    )
+                    .await;
+                    match checkpointed {
+                        Ok(_) => Event::Checkpointed,
+                        Err(error) => Event::Failed(self.named(error)),
+                    }
+                }
+                Action::Finish { ordinal, receipt } => {
+                    let writer = self
+                        .writer
+                        .take()
+                        .ok_or_else(|| Error::internal("a finish without a writer"))?;
+                    let finish = Finishing {
+                        attached: self.stream.attached.clone(),
+                        writer,
+                        receipt: *receipt,
+                        ordinal,
+                        replies: self.replies.clone(),
+                        timeout: self.stream.engine_timeout,
+                    };
+                    self.finishes.spawn(finish.run());
+                    break;
+                }
+            };
+            action = self.session.apply(event)?;
+        }
+        if credit {
+            send(&self.replies, Reply::Credit(v1::Credit { frames: 1 })).await?;
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, frame: Frame) -> Result<(u64, Digest)> {
+        self.phase.set(Phase::Append);
+        let mut decoder = self
+            .decoder
+            .take()
+            .ok_or_else(|| Error::internal("a frame is being decoded"))?;
+        let decode = move || {
+            let decoded = decoder
+                .decode(frame)
+                .and_then(|records| Ok((digest(&records)?, records)));
+            Ok((decoder, decoded))
+        };
+        let (decoder, decoded): (Decoder, Result<(Digest, RecordBatch)>) =
+            self.stream.cpu.run(decode).await?;
+        self.decoder = Some(decoder);
+        let (digest, records) = decoded?;
+        let rows = records.num_rows() as u64;
+        let timeout = self.stream.engine_timeout;
+        within(timeout, "append", writer(&mut self.writer)?.append(records)).await?;
+        Ok((rows, digest))
+    }
+
+    fn named(&self, error: Error) -> Error {
+        match self.session.partition() {
+            Some(key) => error.context(format!("partition {}", key.label())),
+            None => error,
+        }
+    }
+}
+
+fn writer(writer: &mut Option<Box<dyn PartitionWriter>>) -> Result<&mut Box<dyn PartitionWriter>> {
+    writer
+        .as_mut()
+        .ok_or_else(|| Error::internal("no partition is open"))
+}
+
+async fn send(replies: &Replies, body: Reply) -> Result<()> {
+    let sent = replies.send(Ok(v1::CopyReply { body: Some(body) })).await;
+    sent.map_err(|_| Error::unavailable("the source has left the stream"))
+}
+
+/// A phase that lasts longer fails the partition and is named.
+async fn within<T>(
+    timeout: Duration,
+    phase: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(timeout, work).await {
+        Ok(result) => result.context(phase),
+        Err(_) => Err(Error::new(
+            Kind::Unavailable,
+            format!(
+                "{phase}: the engine has not answered for {} s (engine_timeout)",
+                timeout.as_secs()
+            ),
+        )),
+    }
+}
+
+/// One partition being published, as seen by the stream that asked for it.
+struct Finishing {
+    attached: Attached,
+    writer: Box<dyn PartitionWriter>,
+    receipt: strait_common::engine::Receipt,
+    ordinal: u64,
+    replies: Replies,
+    timeout: Duration,
+}
+
+impl Finishing {
+    async fn run(self) {
+        let key = self.receipt.key.label();
+        let finish = self.attached.finish(self.writer, self.receipt.clone());
+        let reply = match within(self.timeout, "finish", finish).await {
+            Ok(finished) => {
+                let (receipt, already) = match &finished {
+                    Finished::Now => (&self.receipt, false),
+                    Finished::Already(receipt) => (receipt, true),
+                };
+                Reply::Finished(v1::Finished {
+                    ordinal: self.ordinal,
+                    receipt: Some(receipt.into()),
+                    already,
+                })
+            }
+            // The partition may or may not be published: only the ledger knows, so the attempt is over.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    Kind::Fenced | Kind::Cancelled | Kind::Unavailable
+                ) =>
+            {
+                let error = error.context(format!("partition {key}"));
+                let _ = self.replies.send(Err(error.into())).await;
+                return;
+            }
+            Err(error) => {
+                let error = error.context(format!("partition {key}"));
+                tracing::warn!(partition = %key, kind = %error.kind(), %error, "partition failed");
+                Reply::Failed(v1::Failed {
+                    ordinal: self.ordinal,
+                    kind: error.kind().name().to_owned(),
+                    message: error.to_string(),
+                })
+            }
+        };
+        // Whoever has left reads it in the ledger.
+        let _ = send(&self.replies, reply).await;
+    }
+}

@@ -1,0 +1,492 @@
+//! The gRPC service of the sink: each call checked, then handed to the engine or to a stream.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use strait_common::budget::Budget;
+use strait_common::cpu::CpuPool;
+use strait_common::digest::{self, DigestId};
+use strait_common::engine::{Claim, Publish, Store};
+use strait_common::ids::{Epoch, RunId};
+use strait_common::shutdown::Shutdown;
+use strait_common::{Context, Error, Result, frame, wire};
+use strait_proto::v1::alive::Phase;
+use strait_proto::v1::copy_reply::Body as Reply;
+use strait_proto::v1::copy_request::Body as Request;
+use strait_proto::v1::transfer_server::Transfer;
+use strait_proto::{PROTOCOL_MAX, PROTOCOL_MIN, RELEASE, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Response, Status, Streaming};
+
+use crate::copy::{self, PhaseCell, Stream};
+use crate::readback;
+use crate::tables::{TableId, Tables};
+
+/// The bounds that a source may ask for.
+const WINDOW_FRAMES_MAX: u32 = 256;
+/// The largest frame that a source may announce as its usual one, in bytes. A message carries at most one.
+pub const FRAME_BYTES_MAX: u64 = 16 << 20;
+/// Positions in one message.
+const POSITIONS_PER_PAGE: usize = 500;
+/// Replies that may wait for the source beside those that the window bounds.
+const REPLIES_MAX: usize = 64;
+/// Keys of one `Digest` call.
+const DIGEST_KEYS_MAX: usize = 1000;
+
+/// The service; clones share everything.
+#[derive(Clone, Debug)]
+pub struct Service(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    stores: BTreeMap<String, Store>,
+    tables: Arc<Tables>,
+    budget: Budget,
+    cpu: CpuPool,
+    engine_timeout: Duration,
+    shutdown: Shutdown,
+    streams: TaskTracker,
+}
+
+/// What one stream holds of the sink's budget, in bytes: the window, three frames (one arriving, its decompressed bytes, its
+/// rows), and two writers of the engine, since a partition may still be closing while the next one opens.
+pub fn stream_bytes(window_frames: u32, frame_bytes_max: u64, writer_bytes: u64) -> u64 {
+    (u64::from(window_frames) + 3) * frame_bytes_max + 2 * writer_bytes
+}
+
+impl Service {
+    /// A service over these stores. `streams` tracks the streams under way, for a clean stop.
+    pub fn new(
+        stores: BTreeMap<String, Store>,
+        budget: Budget,
+        cpu: CpuPool,
+        engine_timeout: Duration,
+        shutdown: Shutdown,
+    ) -> Service {
+        Service(Arc::new(Shared {
+            stores,
+            tables: Arc::new(Tables::new(engine_timeout)),
+            budget,
+            cpu,
+            engine_timeout,
+            shutdown,
+            streams: TaskTracker::new(),
+        }))
+    }
+
+    /// What must end before the process does: streams, then finishes.
+    pub fn ending(&self) -> (TaskTracker, Arc<Tables>) {
+        (self.0.streams.clone(), Arc::clone(&self.0.tables))
+    }
+}
+
+impl Shared {
+    fn target(&self, target: Option<v1::Target>) -> Result<(TableId, &Store)> {
+        let target = target.ok_or_else(|| Error::corrupt("a request without a target"))?;
+        let names = || self.stores.keys().cloned().collect::<Vec<_>>().join(", ");
+        let (name, store) = match target.store.as_str() {
+            "" if self.stores.len() == 1 => self.stores.iter().next(),
+            "" => {
+                return Err(Error::config(format!(
+                    "this sink has several stores ({}); write SINK/STORE:DATABASE/TABLE",
+                    names()
+                )));
+            }
+            name => self.stores.get_key_value(name),
+        }
+        .ok_or_else(|| {
+            Error::config(format!(
+                "this sink has no store '{}'; it has {}",
+                target.store,
+                names()
+            ))
+        })?;
+        Ok((
+            TableId {
+                store: name.clone(),
+                table: target.table.parse()?,
+            },
+            store,
+        ))
+    }
+
+    async fn do_prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply> {
+        let protocol = negotiate(request.protocol_min, request.protocol_max, &request.release)?;
+        check_bounds(request.window_frames, request.frame_bytes_max)?;
+        let (id, store) = self.target(request.target)?;
+        let shape = request
+            .shape
+            .ok_or_else(|| Error::corrupt("a request without a shape"))?;
+        let wanted = wire::table(id.table.clone(), shape)?;
+        let limits = store.sink.limits(&wanted.schema)?;
+        let prepared = store
+            .sink
+            .prepare(&id.table, &wanted, request.dry_run)
+            .await?;
+        let stream_bytes = stream_bytes(
+            request.window_frames,
+            request.frame_bytes_max,
+            limits.writer_bytes,
+        );
+        let memory_bytes = self.budget.total_bytes();
+        let streams_admitted = memory_bytes / stream_bytes.max(1);
+        if streams_admitted == 0 {
+            return Err(Error::refused(format!(
+                "one stream needs {stream_bytes} bytes at this sink, whose memory is {memory_bytes}; raise the sink's `memory`, or \
+                 lower the source's `window_frames` or `frame_bytes_max`"
+            )));
+        }
+        Ok(v1::PrepareReply {
+            protocol,
+            release: RELEASE.to_owned(),
+            created: prepared.created,
+            notes: prepared.notes,
+            value_rules: limits.value_rules,
+            atomic: limits.publish == Publish::Atomic,
+            free_bytes: store.sink.space().await?,
+            stream_bytes,
+            streams_admitted: u32::try_from(streams_admitted).unwrap_or(u32::MAX),
+            memory_bytes,
+        })
+    }
+
+    async fn do_attach(
+        &self,
+        request: v1::AttachRequest,
+    ) -> Result<ReceiverStream<Result<v1::AttachReply, Status>>> {
+        if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&request.protocol) {
+            return Err(no_common_protocol(request.protocol, request.protocol, "?"));
+        }
+        let (id, store) = self.target(request.target)?;
+        check_digest_algorithm(&request.digest_id)?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let claim = Claim {
+            run: request.run.parse()?,
+            table: id.table.clone(),
+            agent: request.agent,
+            job: request.job,
+            taken_at: now.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0)),
+        };
+        let attached = self.tables.attach(&id, &store.sink, &claim).await?;
+        let epoch = attached.attachment.epoch();
+        tracing::info!(table = %id.table, run = %claim.run, %epoch, agent = %claim.agent, "attached");
+        let mut positions = attached
+            .attachment
+            .positions()
+            .await?
+            .chunks(POSITIONS_PER_PAGE);
+        let (replies, stream) = mpsc::channel(4);
+        self.streams.spawn(async move {
+            let attached = v1::attach_reply::Body::Attached(v1::Attached { epoch: epoch.0 });
+            if replies
+                .send(Ok(v1::AttachReply {
+                    body: Some(attached),
+                }))
+                .await
+                .is_err()
+            {
+                return;
+            }
+            while let Some(page) = positions.next().await {
+                let page: Result<Vec<_>> = page
+                    .into_iter()
+                    .map(|position| Ok((&position?).into()))
+                    .collect();
+                let page = page.map(|positions| {
+                    let page = v1::PositionPage { positions };
+                    v1::AttachReply {
+                        body: Some(v1::attach_reply::Body::Positions(page)),
+                    }
+                });
+                let last = page.is_err();
+                if replies.send(page.map_err(Status::from)).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(ReceiverStream::new(stream))
+    }
+
+    async fn do_copy(
+        &self,
+        mut messages: Streaming<v1::CopyRequest>,
+    ) -> Result<ReceiverStream<Result<v1::CopyReply, Status>>> {
+        let first = messages.message().await?.and_then(|message| message.body);
+        let Some(Request::Open(open)) = first else {
+            return Err(Error::corrupt("a Copy stream does not begin with Open"));
+        };
+        check_bounds(open.window_frames, open.frame_bytes_max)?;
+        let (id, store) = self.target(open.target)?;
+        let run: RunId = open.run.parse()?;
+        let epoch = Epoch(open.epoch);
+        let attached = self.tables.attached(&id, run, epoch)?;
+        let schema = frame::schema_from_bytes(&open.schema)?;
+        let digest_id = DigestId::of(&schema)?;
+        if digest_id.0 != open.digest_id {
+            return Err(Error::corrupt(format!(
+                "the columns have digest id {digest_id}, the source says {}",
+                open.digest_id
+            )));
+        }
+        let writer_bytes = store.sink.limits(&schema)?.writer_bytes;
+        let lease_bytes = stream_bytes(open.window_frames, open.frame_bytes_max, writer_bytes);
+        let capacity = open.window_frames as usize + REPLIES_MAX;
+        let (replies, stream) = mpsc::channel(capacity);
+        let (budget, cpu, engine_timeout) = (
+            self.budget.for_stream(),
+            self.cpu.clone(),
+            self.engine_timeout,
+        );
+        let shutdown = self.shutdown.clone();
+        let span = tracing::info_span!("copy", run = %run.short(), table = %id.table, %epoch);
+        let work = async move {
+            let phase = PhaseCell::new(Phase::Lease);
+            let serve = async {
+                let lease = budget.lease(lease_bytes).await?;
+                let opened = v1::Opened {
+                    window_frames: open.window_frames,
+                    lease_bytes,
+                };
+                let opened = v1::CopyReply {
+                    body: Some(Reply::Opened(opened)),
+                };
+                if replies.send(Ok(opened)).await.is_err() {
+                    return Err(Error::unavailable(
+                        "the source left while it waited for memory",
+                    ));
+                }
+                let stream = Stream {
+                    attached,
+                    schema,
+                    digest_id,
+                    window_frames: open.window_frames,
+                    frame_bytes_max: open.frame_bytes_max,
+                    lease,
+                    budget,
+                    cpu,
+                    engine_timeout,
+                };
+                copy::serve(stream, messages, &replies, phase.clone()).await
+            };
+            let ended = tokio::select! {
+                ended = serve => ended,
+                () = copy::alive(phase.clone(), replies.clone()) => Err(Error::unavailable("the source has left the stream")),
+                () = replies.closed() => Err(Error::unavailable("the source has left the stream")),
+                () = shutdown.cancelled() => Err(Error::unavailable("the sink agent is stopping")),
+            };
+            if let Err(error) = ended {
+                tracing::info!(kind = %error.kind(), %error, "stream ended");
+                let _ = replies.send(Err(error.into())).await;
+            }
+        };
+        self.streams
+            .spawn(tracing::Instrument::instrument(work, span));
+        Ok(ReceiverStream::new(stream))
+    }
+
+    async fn do_complete(&self, request: v1::CompleteRequest) -> Result<v1::CompleteReply> {
+        let outcome = wire::outcome(request.outcome())?;
+        let (id, _) = self.target(request.target)?;
+        let attached = self
+            .tables
+            .attached(&id, request.run.parse()?, Epoch(request.epoch))?;
+        attached.attachment.complete(outcome).await?;
+        tracing::info!(table = %id.table, run = %request.run, ?outcome, "claim ended");
+        Ok(v1::CompleteReply {})
+    }
+
+    async fn do_digest(
+        &self,
+        request: v1::DigestRequest,
+    ) -> Result<ReceiverStream<Result<v1::DigestReply, Status>>> {
+        let (id, store) = self.target(request.target)?;
+        check_digest_algorithm(&request.digest_id)?;
+        if request.keys.len() > DIGEST_KEYS_MAX {
+            return Err(Error::config(format!(
+                "{} keys in one request, at most {DIGEST_KEYS_MAX}",
+                request.keys.len()
+            )));
+        }
+        let keys = request
+            .keys
+            .iter()
+            .map(|key| key.parse())
+            .collect::<Result<Vec<_>>>()?;
+        let selection = request
+            .selection
+            .ok_or_else(|| Error::corrupt("a request without a selection"))?;
+        let shape = request
+            .shape
+            .ok_or_else(|| Error::corrupt("a request without a shape"))?;
+        let read = readback::Readback {
+            store: store.clone(),
+            wanted: wire::table(id.table, shape)?,
+            selection,
+            digest_id: DigestId(request.digest_id),
+            keys,
+            receipts_only: request.receipts_only,
+            budget: self.budget.for_stream(),
+            cpu: self.cpu.clone(),
+        };
+        let (replies, stream) = mpsc::channel(16);
+        let shutdown = self.shutdown.clone();
+        self.streams.spawn(async move {
+            let ended = tokio::select! {
+                ended = read.run(&replies) => ended,
+                () = replies.closed() => return,
+                () = shutdown.cancelled() => Err(Error::unavailable("the sink agent is stopping")),
+            };
+            if let Err(error) = ended {
+                let _ = replies.send(Err(error.into())).await;
+            }
+        });
+        Ok(ReceiverStream::new(stream))
+    }
+
+    async fn do_get_claim(&self, request: v1::GetClaimRequest) -> Result<v1::GetClaimReply> {
+        let (id, store) = self.target(request.target)?;
+        let claim = store.sink.claim(&id.table).await?;
+        Ok(match claim {
+            Some(claim) => v1::GetClaimReply {
+                run: Some(claim.run.to_string()),
+                agent: claim.agent,
+                job: claim.job,
+                taken_at: claim.taken_at,
+            },
+            None => v1::GetClaimReply::default(),
+        })
+    }
+}
+
+fn negotiate(min: u32, max: u32, release: &str) -> Result<u32> {
+    let highest = max.min(PROTOCOL_MAX);
+    if highest < min.max(PROTOCOL_MIN) {
+        return Err(no_common_protocol(min, max, release));
+    }
+    Ok(highest)
+}
+
+fn no_common_protocol(min: u32, max: u32, release: &str) -> Error {
+    Error::refused(format!(
+        "no common protocol: the source agent (release {release}) speaks {min} to {max}, this sink agent (release {RELEASE}) {PROTOCOL_MIN} \
+         to {PROTOCOL_MAX}; upgrade the older one"
+    ))
+}
+
+fn check_bounds(window_frames: u32, frame_bytes_max: u64) -> Result<()> {
+    if window_frames == 0 || window_frames > WINDOW_FRAMES_MAX {
+        return Err(Error::config(format!(
+            "window_frames = {window_frames} is not between 1 and {WINDOW_FRAMES_MAX}"
+        )));
+    }
+    if !(4096..=FRAME_BYTES_MAX).contains(&frame_bytes_max) {
+        return Err(Error::config(format!(
+            "frame_bytes_max = {frame_bytes_max} is not between 4096 and {FRAME_BYTES_MAX}"
+        )));
+    }
+    Ok(())
+}
+
+fn check_digest_algorithm(digest_id: &str) -> Result<()> {
+    if digest_id.split('-').next() == Some(digest::ALGORITHM) {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "the source agent compares with digest '{digest_id}', this sink agent (release {RELEASE}) knows {}; upgrade the older one",
+        digest::ALGORITHM
+    )))
+}
+
+/// A call that changes something is not cut short when the caller hangs up: it runs on a task that the agent owns.
+async fn to_the_end<T: Send + 'static>(
+    streams: &TaskTracker,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let joined = streams.spawn(work).await;
+    joined
+        .map_err(|error| Error::internal("serve a call").with_source(error))
+        .and_then(|result| result)
+}
+
+#[tonic::async_trait]
+impl Transfer for Service {
+    type AttachStream = ReceiverStream<Result<v1::AttachReply, Status>>;
+    type CopyStream = ReceiverStream<Result<v1::CopyReply, Status>>;
+    type DigestStream = ReceiverStream<Result<v1::DigestReply, Status>>;
+
+    async fn prepare(
+        &self,
+        request: tonic::Request<v1::PrepareRequest>,
+    ) -> Result<Response<v1::PrepareReply>, Status> {
+        let (service, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(to_the_end(
+            &self.0.streams,
+            async move { service.do_prepare(request).await },
+        )
+        .await
+        .map(Response::new)?)
+    }
+
+    async fn attach(
+        &self,
+        request: tonic::Request<v1::AttachRequest>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let (service, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(to_the_end(
+            &self.0.streams,
+            async move { service.do_attach(request).await },
+        )
+        .await
+        .map(Response::new)?)
+    }
+
+    async fn copy(
+        &self,
+        request: tonic::Request<Streaming<v1::CopyRequest>>,
+    ) -> Result<Response<Self::CopyStream>, Status> {
+        Ok(self
+            .0
+            .do_copy(request.into_inner())
+            .await
+            .map(Response::new)?)
+    }
+
+    async fn complete(
+        &self,
+        request: tonic::Request<v1::CompleteRequest>,
+    ) -> Result<Response<v1::CompleteReply>, Status> {
+        let (service, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(to_the_end(&self.0.streams, async move {
+            service.do_complete(request).await
+        })
+        .await
+        .map(Response::new)?)
+    }
+
+    async fn digest(
+        &self,
+        request: tonic::Request<v1::DigestRequest>,
+    ) -> Result<Response<Self::DigestStream>, Status> {
+        Ok(self
+            .0
+            .do_digest(request.into_inner())
+            .await
+            .context("verify")
+            .map(Response::new)?)
+    }
+
+    async fn get_claim(
+        &self,
+        request: tonic::Request<v1::GetClaimRequest>,
+    ) -> Result<Response<v1::GetClaimReply>, Status> {
+        Ok(self
+            .0
+            .do_get_claim(request.into_inner())
+            .await
+            .map(Response::new)?)
+    }
+}

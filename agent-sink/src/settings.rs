@@ -1,0 +1,177 @@
+//! What an operator can set, each key as a flag, an environment variable and a line of the TOML file.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use strait_common::config::{self, ByteSize, NamedUrl, Span};
+use strait_common::telemetry::LogFormat;
+use strait_common::{Error, Result};
+
+/// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
+#[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Address to listen on for source agents [default: 127.0.0.1:7402]
+    #[arg(long, env = "STRAIT_SINK_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Directory for this agent's own state [default: ./strait-sink]
+    #[arg(long, env = "STRAIT_SINK_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Bound on memory for streams, as in 256MiB [default: 256MiB]
+    #[arg(long, env = "STRAIT_SINK_MEMORY", value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Threads for decoding and writing [default: the number of cores]
+    #[arg(long, env = "STRAIT_SINK_CPU_THREADS", value_name = "N")]
+    pub cpu_threads: Option<usize>,
+    /// The longest that one call of an engine may take [default: 2m]
+    #[arg(long, env = "STRAIT_SINK_ENGINE_TIMEOUT", value_name = "TIME")]
+    pub engine_timeout: Option<Span>,
+    /// Silence after which a source agent counts as gone [default: 20s]
+    #[arg(long, env = "STRAIT_SINK_PEER_TIMEOUT", value_name = "TIME")]
+    pub peer_timeout: Option<Span>,
+    /// How long a soft stop may take [default: 60s]
+    #[arg(long, env = "STRAIT_SINK_GRACE", value_name = "TIME")]
+    pub grace: Option<Span>,
+    /// Which events are logged, as in info or warn,agent_sink=debug [default: info]
+    #[arg(long, env = "STRAIT_SINK_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How log lines look: text or json [default: text]
+    #[arg(long, env = "STRAIT_SINK_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// A store of this agent, as in lake=lake:///data/b; may be repeated
+    #[arg(
+        long = "store",
+        env = "STRAIT_SINK_STORES",
+        value_name = "NAME=URL",
+        value_delimiter = ','
+    )]
+    #[serde(skip)]
+    pub store: Vec<NamedUrl>,
+    /// The stores of the file.
+    #[arg(skip)]
+    pub stores: BTreeMap<String, StoreSettings>,
+}
+
+/// `[stores.NAME]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreSettings {
+    /// Where the store is.
+    pub url: String,
+}
+
+/// The effective configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// This agent's own directory.
+    pub state_dir: PathBuf,
+    /// The bound on memory for streams, in bytes.
+    pub memory_bytes: u64,
+    /// Threads of the CPU pool.
+    pub cpu_threads: usize,
+    /// The longest that one call of an engine may take.
+    pub engine_timeout: Duration,
+    /// Silence after which a source counts as gone.
+    pub peer_timeout: Duration,
+    /// How long a soft stop may take.
+    pub grace: Duration,
+    /// Which events are logged.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// URL by name of store.
+    pub stores: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Lays these settings, from flags and environment, over those of a file, and both over the defaults.
+    ///
+    /// # Errors
+    /// `Config` if no store is named, or a bound makes no sense.
+    pub fn over(self, file: Settings) -> Result<Config> {
+        let mut stores: BTreeMap<String, String> = file
+            .stores
+            .into_iter()
+            .map(|(name, store)| (name, store.url))
+            .collect();
+        stores.extend(self.store.into_iter().map(|named| (named.name, named.url)));
+        if stores.is_empty() {
+            return Err(Error::config(
+                "no store is named; add [stores.lake] with url = \"lake:///data/b\" or --store lake=lake:///data/b",
+            ));
+        }
+        let span = |flag: Option<Span>, file: Option<Span>, default_s| {
+            flag.or(file)
+                .map_or(Duration::from_secs(default_s), |span| span.0)
+        };
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let config = Config {
+            listen: self
+                .listen
+                .or(file.listen)
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7402))),
+            state_dir: self
+                .state_dir
+                .or(file.state_dir)
+                .unwrap_or_else(|| "strait-sink".into()),
+            memory_bytes: self.memory.or(file.memory).unwrap_or(ByteSize(256 << 20)).0,
+            cpu_threads: self.cpu_threads.or(file.cpu_threads).unwrap_or(cores),
+            engine_timeout: span(self.engine_timeout, file.engine_timeout, 120),
+            peer_timeout: span(self.peer_timeout, file.peer_timeout, 20),
+            grace: span(self.grace, file.grace, 60),
+            log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            stores,
+        };
+        if config.cpu_threads == 0 || config.cpu_threads > 1024 {
+            return Err(Error::config(format!(
+                "cpu_threads = {} is not between 1 and 1024",
+                config.cpu_threads
+            )));
+        }
+        for (key, span) in [
+            ("engine_timeout", config.engine_timeout),
+            ("peer_timeout", config.peer_timeout),
+        ] {
+            if span < Duration::from_secs(1) {
+                return Err(Error::config(format!("{key} is shorter than 1s")));
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl Config {
+    /// The effective configuration as the TOML file that would give it, without secrets.
+    pub fn to_toml(&self) -> String {
+        let shown = Settings {
+            listen: Some(self.listen),
+            state_dir: Some(self.state_dir.clone()),
+            memory: Some(ByteSize(self.memory_bytes)),
+            cpu_threads: Some(self.cpu_threads),
+            engine_timeout: Some(Span(self.engine_timeout)),
+            peer_timeout: Some(Span(self.peer_timeout)),
+            grace: Some(Span(self.grace)),
+            log: Some(self.log.clone()),
+            log_format: Some(self.log_format),
+            store: Vec::new(),
+            stores: (self.stores.iter())
+                .map(|(name, url)| {
+                    (
+                        name.clone(),
+                        StoreSettings {
+                            url: config::without_secrets(url),
+                        },
+                    )
+                })
+                .collect(),
+        };
+        toml::to_string(&shown).unwrap_or_default()
+    }
+}

@@ -1,0 +1,150 @@
+//! The tables this process writes to: the newest attachment of each, and the finishes that are under way.
+//!
+//! A finish is never cancelled: it runs on a task that the table owns, whoever asked and whether or not they still wait. An
+//! attach waits for the table's finishes first, so that the ledger it reads has no act of this process in flight; what another process has in
+//! flight is fenced by the epoch in the store.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use strait_common::engine::{Attachment, Claim, Finished, PartitionWriter, Receipt, Sink};
+use strait_common::ids::{Epoch, RunId, TableName};
+use strait_common::{Error, Result};
+use tokio_util::task::TaskTracker;
+
+/// A table of one of this agent's stores.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TableId {
+    /// The store's name in the configuration.
+    pub store: String,
+    /// The table in it.
+    pub table: TableName,
+}
+
+/// The newest attempt on a table in this process.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// Whose it is.
+    pub run: RunId,
+    /// The way to write.
+    pub attachment: Arc<dyn Attachment>,
+    finishing: TaskTracker,
+}
+
+impl Attached {
+    /// Publishes a partition on a task of the table's, and waits for its answer. When the waiter is dropped the task runs on.
+    ///
+    /// # Errors
+    /// What the engine says, which means "unknown"; `Internal` if it panics.
+    pub async fn finish(
+        &self,
+        writer: Box<dyn PartitionWriter>,
+        receipt: Receipt,
+    ) -> Result<Finished> {
+        let task = self.finishing.spawn(writer.finish(receipt));
+        task.await
+            .map_err(|error| Error::internal("publish a partition").with_source(error))?
+    }
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// Held while an attach is under way: the newest attempt waits for the one before it.
+    attaching: Arc<tokio::sync::Mutex<()>>,
+    newest: Option<Attached>,
+}
+
+/// All tables that were attached to since this process started.
+#[derive(Debug)]
+pub struct Tables {
+    /// A std mutex: it is held for look-ups only, never across an await.
+    entries: Mutex<HashMap<TableId, Entry>>,
+    finish_wait_max: Duration,
+}
+
+impl Tables {
+    /// None yet. An attach waits at most this long for older finishes.
+    pub fn new(finish_wait_max: Duration) -> Tables {
+        Tables {
+            entries: Mutex::default(),
+            finish_wait_max,
+        }
+    }
+
+    /// Takes or takes over the claim on a table.
+    ///
+    /// # Errors
+    /// `Unavailable` if finishes of an older attempt do not end in time; else what the engine says.
+    pub async fn attach(
+        &self,
+        id: &TableId,
+        sink: &Arc<dyn Sink>,
+        claim: &Claim,
+    ) -> Result<Attached> {
+        let attaching = self.with(id, |entry| Arc::clone(&entry.attaching));
+        let _attaching = attaching.lock().await;
+        if let Some(older) = self.with(id, |entry| entry.newest.clone()) {
+            older.finishing.close();
+            if tokio::time::timeout(self.finish_wait_max, older.finishing.wait())
+                .await
+                .is_err()
+            {
+                return Err(Error::unavailable(format!(
+                    "table {}: {} partitions of an older attempt are still being published",
+                    id.table,
+                    older.finishing.len()
+                )));
+            }
+        }
+        let attachment = sink.attach(claim).await?;
+        let attached = Attached {
+            run: claim.run,
+            attachment,
+            finishing: TaskTracker::new(),
+        };
+        self.with(id, |entry| entry.newest = Some(attached.clone()));
+        Ok(attached)
+    }
+
+    /// The attachment of this attempt.
+    ///
+    /// # Errors
+    /// `Fenced` if a newer attempt has attached here, `Unavailable` if this process knows neither (it was restarted).
+    pub fn attached(&self, id: &TableId, run: RunId, epoch: Epoch) -> Result<Attached> {
+        let newest = self.with(id, |entry| entry.newest.clone());
+        match newest {
+            Some(newest) if newest.attachment.epoch() == epoch && newest.run == run => Ok(newest),
+            Some(newest) if newest.attachment.epoch() > epoch => Err(Error::fenced(format!(
+                "table {}: epoch {epoch} of run {run} is over, run {} has epoch {}",
+                id.table,
+                newest.run,
+                newest.attachment.epoch()
+            ))),
+            _ => Err(Error::unavailable(format!(
+                "table {}: this sink agent was started after epoch {epoch} was issued; attach again",
+                id.table
+            ))),
+        }
+    }
+
+    /// Waits for all finishes of this process, for a clean stop. Cancel-safe.
+    pub async fn finished(&self) {
+        let trackers: Vec<TaskTracker> = {
+            let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            entries
+                .values()
+                .filter_map(|entry| Some(entry.newest.as_ref()?.finishing.clone()))
+                .collect()
+        };
+        for tracker in trackers {
+            tracker.close();
+            tracker.wait().await;
+        }
+    }
+
+    fn with<T>(&self, id: &TableId, work: impl FnOnce(&mut Entry) -> T) -> T {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        work(entries.entry(id.clone()).or_default())
+    }
+}

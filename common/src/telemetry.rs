@@ -1,0 +1,47 @@
+//! Logs: events with fields on stderr, never with values of rows.
+
+use crate::error::{Error, Result};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<LogFormat> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(Error::config(format!(
+                "'{text}' is not a log format; write text or json"
+            ))),
+        }
+    }
+}
+
+/// Sends this process's events to stderr. `filter` is a level or a list of `target=level`, as in `info,h2=warn`.
+///
+/// # Errors
+/// `Config` if the filter cannot be read.
+pub fn init(format: LogFormat, filter: &str) -> Result<()> {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| Error::config(format!("log filter '{filter}'")).with_source(error))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second call in one process (tests that run both agents) keeps the first one's settings.
+    let _ = match format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! Between the messages of `strait.v1` and our own values. What comes from a peer is checked here.
+
+use arrow::datatypes::SchemaRef;
+use strait_proto::v1;
+
+use crate::digest::{Digest, DigestId};
+use crate::engine::{
+    Cursor, Disposition, Division, DivisionKind, Level, Outcome, Position, PositionState, Receipt,
+    Table, Version,
+};
+use crate::error::{Error, Result};
+use crate::frame;
+use crate::ids::TableName;
+
+/// The longest cursor that a peer may send, in bytes.
+pub const CURSOR_BYTES_MAX: usize = 1024;
+/// The longest version that a peer may send, in bytes.
+pub const VERSION_BYTES_MAX: usize = 200;
+
+impl From<&Position> for v1::Position {
+    fn from(position: &Position) -> v1::Position {
+        v1::Position {
+            run: position.run.to_string(),
+            key: position.key.to_string(),
+            version: position.version.0.clone(),
+            slice: Some(whole()),
+            sequence: position.sequence,
+            cursor: position.cursor.0.clone(),
+            rows: position.rows,
+            digest: position.digest.to_bytes().to_vec().into(),
+            committed: match &position.state {
+                PositionState::Staged => None,
+                PositionState::Committed(receipt) => Some(receipt.into()),
+            },
+        }
+    }
+}
+
+impl TryFrom<v1::Position> for Position {
+    type Error = Error;
+
+    fn try_from(message: v1::Position) -> Result<Position> {
+        check_whole(message.slice.as_ref())?;
+        Ok(Position {
+            run: message.run.parse()?,
+            key: message.key.parse()?,
+            version: version(message.version)?,
+            sequence: message.sequence,
+            cursor: cursor(message.cursor)?,
+            rows: message.rows,
+            digest: Digest::from_bytes(&message.digest)?,
+            state: match message.committed {
+                None => PositionState::Staged,
+                Some(receipt) => PositionState::Committed(receipt.try_into()?),
+            },
+        })
+    }
+}
+
+impl From<&Receipt> for v1::Receipt {
+    fn from(receipt: &Receipt) -> v1::Receipt {
+        v1::Receipt {
+            key: receipt.key.to_string(),
+            version: receipt.version.0.clone(),
+            rows: receipt.rows,
+            digest: receipt.digest.to_bytes().to_vec().into(),
+            digest_id: receipt.digest_id.0.clone(),
+            level: match receipt.level {
+                Level::Received => v1::Level::Received,
+                Level::Bytes => v1::Level::Bytes,
+                Level::Stored => v1::Level::Stored,
+            }
+            .into(),
+            selection: receipt.selection.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::Receipt> for Receipt {
+    type Error = Error;
+
+    fn try_from(message: v1::Receipt) -> Result<Receipt> {
+        Ok(Receipt {
+            level: match message.level() {
+                v1::Level::Received => Level::Received,
+                v1::Level::Bytes => Level::Bytes,
+                v1::Level::Stored => Level::Stored,
+                v1::Level::Unspecified => return Err(Error::corrupt("a receipt without a level")),
+            },
+            key: message.key.parse()?,
+            version: version(message.version)?,
+            rows: message.rows,
+            digest: Digest::from_bytes(&message.digest)?,
+            digest_id: DigestId(message.digest_id),
+            selection: message.selection,
+        })
+    }
+}
+
+/// The slice of protocol 1: all of a partition.
+pub fn whole() -> v1::Slice {
+    v1::Slice { index: 0, count: 1 }
+}
+
+/// Checks that a message is about a whole partition.
+///
+/// # Errors
+/// `Refused` if it is about a part of one.
+pub fn check_whole(slice: Option<&v1::Slice>) -> Result<()> {
+    match slice {
+        Some(v1::Slice { index: 0, count: 1 }) => Ok(()),
+        other => Err(Error::refused(format!(
+            "slices of a partition are not supported: {other:?}"
+        ))),
+    }
+}
+
+/// A version from a peer.
+///
+/// # Errors
+/// `Corrupt` if it is longer than [`VERSION_BYTES_MAX`].
+pub fn version(text: String) -> Result<Version> {
+    if text.len() > VERSION_BYTES_MAX {
+        return Err(Error::corrupt(format!("a version of {} bytes", text.len())));
+    }
+    Ok(Version(text))
+}
+
+/// A cursor from a peer.
+///
+/// # Errors
+/// `Corrupt` if it is longer than [`CURSOR_BYTES_MAX`].
+pub fn cursor(bytes: bytes::Bytes) -> Result<Cursor> {
+    if bytes.len() > CURSOR_BYTES_MAX {
+        return Err(Error::corrupt(format!("a cursor of {} bytes", bytes.len())));
+    }
+    Ok(Cursor(bytes))
+}
+
+impl From<Disposition> for v1::Disposition {
+    fn from(disposition: Disposition) -> v1::Disposition {
+        match disposition {
+            Disposition::Append => v1::Disposition::Append,
+            Disposition::Replace => v1::Disposition::Replace,
+        }
+    }
+}
+
+/// What a peer wants done with the rows already there.
+///
+/// # Errors
+/// `Corrupt` if it does not say.
+pub fn disposition(message: v1::Disposition) -> Result<Disposition> {
+    match message {
+        v1::Disposition::Append => Ok(Disposition::Append),
+        v1::Disposition::Replace => Ok(Disposition::Replace),
+        v1::Disposition::Unspecified => {
+            Err(Error::corrupt("a partition begins without a disposition"))
+        }
+    }
+}
+
+impl From<Outcome> for v1::Outcome {
+    fn from(outcome: Outcome) -> v1::Outcome {
+        match outcome {
+            Outcome::Done => v1::Outcome::Done,
+            Outcome::Partial => v1::Outcome::Partial,
+            Outcome::Abandoned => v1::Outcome::Abandoned,
+        }
+    }
+}
+
+/// How a peer says that a run ended.
+///
+/// # Errors
+/// `Corrupt` if it does not say.
+pub fn outcome(message: v1::Outcome) -> Result<Outcome> {
+    match message {
+        v1::Outcome::Done => Ok(Outcome::Done),
+        v1::Outcome::Partial => Ok(Outcome::Partial),
+        v1::Outcome::Abandoned => Ok(Outcome::Abandoned),
+        v1::Outcome::Unspecified => Err(Error::corrupt("a run ends without an outcome")),
+    }
+}
+
+/// A table's shape for the wire.
+///
+/// # Errors
+/// `Internal` if Arrow cannot write the schema.
+pub fn shape(schema: &SchemaRef, divisions: &[Division]) -> Result<v1::Shape> {
+    let division = |division: &Division| {
+        let (kind, buckets) = match division.kind {
+            DivisionKind::Value => (v1::division::Kind::Value, 0),
+            DivisionKind::Range => (v1::division::Kind::Range, 0),
+            DivisionKind::Hash { buckets } => (v1::division::Kind::Hash, buckets),
+        };
+        v1::Division {
+            column: division.column.clone(),
+            kind: kind.into(),
+            buckets,
+        }
+    };
+    Ok(v1::Shape {
+        schema: frame::schema_to_bytes(schema)?,
+        divisions: divisions.iter().map(division).collect(),
+    })
+}
+
+/// The table that a shape describes.
+///
+/// # Errors
+/// `Corrupt` if the schema cannot be read or a division is of no kind.
+pub fn table(name: TableName, shape: v1::Shape) -> Result<Table> {
+    let division = |division: v1::Division| {
+        let kind = match division.kind() {
+            v1::division::Kind::Value => DivisionKind::Value,
+            v1::division::Kind::Range => DivisionKind::Range,
+            v1::division::Kind::Hash => DivisionKind::Hash {
+                buckets: division.buckets,
+            },
+            v1::division::Kind::Unspecified => {
+                return Err(Error::corrupt(format!(
+                    "column {} divides the table in no known way",
+                    division.column
+                )));
+            }
+        };
+        Ok(Division {
+            column: division.column,
+            kind,
+        })
+    };
+    Ok(Table {
+        name,
+        schema: frame::schema_from_bytes(&shape.schema)?,
+        divisions: shape
+            .divisions
+            .into_iter()
+            .map(division)
+            .collect::<Result<_>>()?,
+    })
+}
