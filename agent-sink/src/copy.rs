@@ -262,7 +262,9 @@ impl Appender {
                 }),
                 _ => None,
             };
-            let action = self.session.apply(Event::Message(arrived.request))?;
+            let action = self
+                .session
+                .apply(Event::Message(Box::new(arrived.request)))?;
             self.perform(action, frame).await?;
         }
         // The source is done with the stream; its last finishes still answer.

@@ -299,7 +299,7 @@ impl Shared {
         Ok(v1::CompleteReply {})
     }
 
-    async fn do_digest(
+    fn do_digest(
         &self,
         request: v1::DigestRequest,
     ) -> Result<ReceiverStream<Result<v1::DigestReply, Status>>> {
@@ -474,7 +474,6 @@ impl Transfer for Service {
         Ok(self
             .0
             .do_digest(request.into_inner())
-            .await
             .context("verify")
             .map(Response::new)?)
     }

@@ -25,7 +25,7 @@ use strait_proto::v1::copy_request::Body as Request;
 pub enum Event {
     /// The source said this. `Open` never comes here: it opens the lease before there is a session. A frame comes without its
     /// parts.
-    Message(Request),
+    Message(Box<Request>),
     /// The engine has opened the partition for writing.
     Begun,
     /// The engine says that this run has committed the partition already.
@@ -126,13 +126,15 @@ impl Session {
     /// The stream ends: `Fenced` and `Cancelled` from the engine, `Corrupt` for a message out of order.
     pub fn apply(&mut self, event: Event) -> Result<Action> {
         match event {
-            Event::Message(Request::Begin(begin)) => self.begin(begin),
-            Event::Message(Request::Frame(frame)) => self.frame(&frame),
-            Event::Message(Request::Checkpoint(checkpoint)) => self.checkpoint(checkpoint),
-            Event::Message(Request::Finish(finish)) => self.finish(finish),
-            Event::Message(Request::Skip(_)) => Ok(self.skip()),
-            Event::Message(Request::Open(_)) => Err(out_of_order("a second Open")),
-            Event::Message(Request::Part(_)) => Err(out_of_order("a part of no frame")),
+            Event::Message(request) => match *request {
+                Request::Begin(begin) => self.begin(begin),
+                Request::Frame(frame) => self.frame(&frame),
+                Request::Checkpoint(checkpoint) => self.checkpoint(checkpoint),
+                Request::Finish(finish) => self.finish(finish),
+                Request::Skip(_) => Ok(self.skip()),
+                Request::Open(_) => Err(out_of_order("a second Open")),
+                Request::Part(_) => Err(out_of_order("a part of no frame")),
+            },
             Event::Begun => match std::mem::replace(&mut self.state, State::Idle) {
                 State::Opening(writing) => {
                     self.state = State::Writing(writing);

@@ -1,0 +1,192 @@
+//! What all parts of the source agent share, and the runs that are under way.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use strait_common::budget::Budget;
+use strait_common::cpu::CpuPool;
+use strait_common::engine::{Source, Store};
+use strait_common::ids::RunId;
+use strait_common::shutdown::Shutdown;
+use strait_common::state_dir::StateDir;
+use strait_common::{Error, Result};
+use tokio_util::task::TaskTracker;
+
+use crate::link::Link;
+use crate::runner::{self, Live};
+use crate::runs::{RunRow, RunStore};
+use crate::settings::Config;
+
+/// The source agent's shared state.
+#[derive(Debug)]
+pub struct Agent {
+    /// The effective configuration.
+    pub config: Config,
+    /// The bound on memory.
+    pub budget: Budget,
+    /// Where CPU work runs.
+    pub cpu: CpuPool,
+    /// The two signals.
+    pub shutdown: Shutdown,
+    /// Streams of answers to operators, for a clean stop.
+    pub answers: TaskTracker,
+    stores: BTreeMap<String, Store>,
+    state_dir: StateDir,
+    /// A std mutex: held for look-ups only.
+    live: Mutex<HashMap<RunId, Arc<Live>>>,
+    driven: TaskTracker,
+}
+
+impl Agent {
+    /// An agent over these stores, whose runs are in `state_dir`.
+    ///
+    /// # Errors
+    /// `Config` if the budget admits no stream or the run store cannot be opened.
+    pub fn new(
+        config: Config,
+        stores: BTreeMap<String, Store>,
+        cpu: CpuPool,
+        state_dir: StateDir,
+        shutdown: Shutdown,
+    ) -> Result<Agent> {
+        let agent = Agent {
+            budget: Budget::new(config.memory_bytes)?,
+            cpu,
+            shutdown,
+            answers: TaskTracker::new(),
+            stores,
+            state_dir,
+            live: Mutex::default(),
+            driven: TaskTracker::new(),
+            config,
+        };
+        let least = agent.stream_bytes(0);
+        if agent.config.memory_bytes < least {
+            return Err(Error::config(format!(
+                "memory = {} admits no stream, which needs {least} bytes and what the engine reads with; raise memory, or lower window_frames \
+                 or frame_bytes_max",
+                agent.config.memory_bytes
+            )));
+        }
+        for (name, url) in &agent.config.sinks {
+            Link::new(
+                name,
+                url,
+                agent.config.peer_timeout,
+                agent.config.engine_timeout,
+            )?;
+        }
+        agent.open_store()?;
+        Ok(agent)
+    }
+
+    /// What one stream holds of the budget, in bytes: the window, and three frames (a batch, its encoding, its compression), and what
+    /// the engine reads with.
+    pub fn stream_bytes(&self, read_bytes: u64) -> u64 {
+        (u64::from(self.config.window_frames) + 3) * self.config.frame_bytes_max + read_bytes
+    }
+
+    /// A connection to the run store.
+    ///
+    /// # Errors
+    /// `Config` if it cannot be opened.
+    pub fn open_store(&self) -> Result<RunStore> {
+        RunStore::open(&self.store_path())
+    }
+
+    fn store_path(&self) -> PathBuf {
+        self.state_dir.path().join("runs.sqlite")
+    }
+
+    /// How claims at a sink name this agent.
+    pub fn identity(&self) -> String {
+        format!("{} {}", self.config.name, self.state_dir.identity())
+    }
+
+    /// The source half of a store.
+    ///
+    /// # Errors
+    /// `Config` if there is no such store, naming those there are.
+    pub fn source(&self, name: &str) -> Result<Arc<dyn Source>> {
+        match self.stores.get(name) {
+            Some(store) => Ok(Arc::clone(&store.source)),
+            None => Err(Error::config(format!(
+                "there is no store '{name}'; this agent has {}",
+                names(&self.stores)
+            ))),
+        }
+    }
+
+    /// The link to a sink.
+    ///
+    /// # Errors
+    /// `Config` if there is no such sink, naming those there are.
+    pub fn link(&self, name: &str) -> Result<Link> {
+        match self.config.sinks.get(name) {
+            Some(url) => Link::new(
+                name,
+                url,
+                self.config.peer_timeout,
+                self.config.engine_timeout,
+            ),
+            None => Err(Error::config(format!(
+                "there is no sink '{name}'; this agent knows {}",
+                names(&self.config.sinks)
+            ))),
+        }
+    }
+
+    /// Seconds since 1970.
+    pub fn now_s(&self) -> i64 {
+        now_ns() / 1_000_000_000
+    }
+
+    /// Begins to drive a stored run, unless it is driven already.
+    ///
+    /// # Errors
+    /// `Unavailable` if its plan cannot be read.
+    pub fn drive(self: &Arc<Self>, row: RunRow) -> Result<Arc<Live>> {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        // Runs that have ended are in the store.
+        live.retain(|_, live| live.snapshot().row.status.is_active());
+        if let Some(live) = live.get(&row.id) {
+            return Ok(Arc::clone(live));
+        }
+        let id = row.id;
+        let begun = Arc::new(runner::live(self, row, self.shutdown.child())?);
+        live.insert(id, Arc::clone(&begun));
+        let span = tracing::info_span!("run", run = %id.short());
+        let drive = runner::drive(Arc::clone(self), Arc::clone(&begun));
+        self.driven
+            .spawn(tracing::Instrument::instrument(drive, span));
+        Ok(begun)
+    }
+
+    /// The run, if it is under way.
+    pub fn live(&self, id: RunId) -> Option<Arc<Live>> {
+        self.live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
+    }
+
+    /// Waits until every run has stopped. Cancel-safe.
+    pub async fn stopped(&self) {
+        self.driven.close();
+        self.driven.wait().await;
+    }
+}
+
+fn names<T>(map: &BTreeMap<String, T>) -> String {
+    map.keys().cloned().collect::<Vec<_>>().join(", ")
+}
+
+/// Nanoseconds since 1970 in UTC, by the wall clock.
+pub fn now_ns() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    })
+}

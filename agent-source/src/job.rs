@@ -1,0 +1,180 @@
+//! What an operator asks for, and what a run is once it is resolved.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use strait_common::ids::TableName;
+use strait_common::selection::SelectionSpec;
+use strait_common::{Context, Error, Result};
+use strait_proto::v1;
+
+/// `STORE:DATABASE/TABLE` of the source, `SINK:DATABASE/TABLE` or `SINK/STORE:DATABASE/TABLE` of the sink.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Place {
+    /// The store at the source, or the sink.
+    pub name: String,
+    /// The store within the sink, where it is named.
+    pub store: Option<String>,
+    /// The table.
+    pub table: TableName,
+}
+
+impl FromStr for Place {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Place> {
+        let wrong = || {
+            Error::config(format!(
+                "'{text}' is no place; write NAME:DATABASE/TABLE, for example live:db1/mt"
+            ))
+        };
+        let (name, table) = text.split_once(':').ok_or_else(wrong)?;
+        let (name, store) = match name.split_once('/') {
+            Some((name, store)) => (name, Some(store)),
+            None => (name, None),
+        };
+        if name.is_empty() || store == Some("") {
+            return Err(wrong());
+        }
+        Ok(Place {
+            name: name.to_owned(),
+            store: store.map(str::to_owned),
+            table: table.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let store = self
+            .store
+            .as_ref()
+            .map(|store| format!("/{store}"))
+            .unwrap_or_default();
+        write!(f, "{}{store}:{}", self.name, self.table)
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Place> {
+        text.parse()
+    }
+}
+
+impl From<Place> for String {
+    fn from(place: Place) -> String {
+        place.to_string()
+    }
+}
+
+/// What to copy, from where, to where: as asked for, before anything is resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The table at A.
+    pub from: Place,
+    /// The table at B.
+    pub to: Place,
+    /// Which rows and columns.
+    #[serde(flatten)]
+    pub selection: SelectionSpec,
+}
+
+impl TryFrom<v1::Selectors> for Spec {
+    type Error = Error;
+
+    fn try_from(selectors: v1::Selectors) -> Result<Spec> {
+        let from: Place = selectors.from.parse().context("--from")?;
+        if from.store.is_some() {
+            return Err(Error::config(format!(
+                "--from {from}: a source is one store, write STORE:DATABASE/TABLE"
+            )));
+        }
+        let some = |text: String| {
+            if text.trim().is_empty() {
+                None
+            } else {
+                Some(text)
+            }
+        };
+        Ok(Spec {
+            from,
+            to: selectors.to.parse().context("--to")?,
+            selection: SelectionSpec {
+                predicate: selectors.r#where.and_then(some),
+                columns: if selectors.columns.is_empty() {
+                    None
+                } else {
+                    Some(selectors.columns)
+                },
+                zone: some(selectors.zone),
+            },
+        })
+    }
+}
+
+impl From<&Spec> for v1::Selectors {
+    fn from(spec: &Spec) -> v1::Selectors {
+        v1::Selectors {
+            from: spec.from.to_string(),
+            to: spec.to.to_string(),
+            r#where: spec.selection.predicate.clone(),
+            columns: spec.selection.columns.clone().unwrap_or_default(),
+            zone: spec.selection.zone.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// A run's job with everything resolved that must stay the same over all its attempts. Its JSON is what the claim at the sink carries, and what
+/// another source agent adopts the run from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What was asked for.
+    #[serde(flatten)]
+    pub spec: Spec,
+    /// What `now()` means: nanoseconds since 1970 in UTC.
+    pub now: i64,
+    /// The resolved selection ([`strait_common::selection::Selection::text`]).
+    pub resolved: String,
+    /// What digests are computed by.
+    pub digest_id: String,
+    /// Whether partitions that earlier runs copied other rows of are appended to all the same.
+    pub again: bool,
+}
+
+impl Job {
+    /// The canonical text: equal jobs have equal text.
+    ///
+    /// # Errors
+    /// `Internal` if it cannot be written.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(|error| Error::internal("write a job").with_source(error))
+    }
+
+    /// Reads the canonical text.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is none.
+    pub fn from_json(text: &str) -> Result<Job> {
+        serde_json::from_str(text).map_err(|error| Error::corrupt("read a job").with_source(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_read_back_from_their_text() {
+        for text in ["live:db1/mt", "dr/lake:db1/mt"] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        for text in ["db1/mt", ":db1/mt", "live:", "live/:a/b", "live:a"] {
+            assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+    }
+}

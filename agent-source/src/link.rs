@@ -1,0 +1,295 @@
+//! The way to a sink agent: one HTTP/2 connection per run, and the calls that are not a stream of rows.
+
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use strait_common::engine::{Outcome, Position, Receipt, Table};
+use strait_common::ids::{Epoch, RunId};
+use strait_common::{Context, Error, Kind, OrError, Result, config, wire};
+use strait_proto::v1::transfer_client::TransferClient;
+use strait_proto::{PROTOCOL_MAX, PROTOCOL_MIN, RELEASE, v1};
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::job::Place;
+
+/// Replies are small; a page of positions or receipts is the largest.
+const REPLY_BYTES_MAX: usize = 16 << 20;
+
+/// A sink agent, reached by URL.
+#[derive(Clone, Debug)]
+pub struct Link {
+    name: String,
+    client: TransferClient<Channel>,
+    call_timeout: Duration,
+}
+
+impl Link {
+    /// A link to the sink that the configuration calls `name`. Connects when first used, and again after a break.
+    ///
+    /// # Errors
+    /// `Config` if the URL cannot be read.
+    pub fn new(
+        name: &str,
+        url: &str,
+        peer_timeout: Duration,
+        call_timeout: Duration,
+    ) -> Result<Link> {
+        let context = || format!("sink {name} ({})", config::without_secrets(url));
+        let endpoint = Endpoint::from_shared(url.to_owned()).or_error(Kind::Config, context())?;
+        let endpoint = endpoint
+            .connect_timeout(peer_timeout)
+            .tcp_nodelay(true)
+            // A half-open connection is found although nothing is sent.
+            .http2_keep_alive_interval(peer_timeout / 2)
+            .keep_alive_timeout(peer_timeout / 2)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(Some(REPLY_WINDOW_BYTES))
+            .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES));
+        let client =
+            TransferClient::new(endpoint.connect_lazy()).max_decoding_message_size(REPLY_BYTES_MAX);
+        Ok(Link {
+            name: name.to_owned(),
+            client,
+            call_timeout,
+        })
+    }
+
+    /// The sink's name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The client, for a stream of rows.
+    pub fn client(&self) -> TransferClient<Channel> {
+        self.client.clone()
+    }
+
+    /// Makes the target able to take the rows, or says what that would mean.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn prepare(
+        &self,
+        to: &Place,
+        wanted: &Table,
+        window: Window,
+        dry_run: bool,
+    ) -> Result<v1::PrepareReply> {
+        let request = v1::PrepareRequest {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MAX,
+            release: RELEASE.to_owned(),
+            target: Some(target(to)),
+            shape: Some(wire::shape(&wanted.schema, &wanted.divisions)?),
+            dry_run,
+            window_frames: window.frames,
+            frame_bytes_max: window.frame_bytes_max,
+        };
+        self.bounded("prepare", async {
+            Ok(self.client().prepare(request).await?.into_inner())
+        })
+        .await
+    }
+
+    /// Takes or takes over the claim; the positions follow in pages.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn attach(&self, request: v1::AttachRequest) -> Result<(Epoch, PositionPages)> {
+        let mut client = self.client();
+        let mut replies = self
+            .bounded("attach", async {
+                Ok(client.attach(request).await?.into_inner())
+            })
+            .await?;
+        let first = self
+            .bounded("attach", async { Ok(replies.message().await?) })
+            .await?;
+        let Some(v1::attach_reply::Body::Attached(attached)) = first.and_then(|reply| reply.body)
+        else {
+            return Err(Error::corrupt(
+                "the sink's answer to an attach does not begin with its epoch",
+            ));
+        };
+        Ok((
+            Epoch(attached.epoch),
+            PositionPages {
+                link: self.clone(),
+                replies,
+            },
+        ))
+    }
+
+    /// Ends the claim.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn complete(
+        &self,
+        to: &Place,
+        run: RunId,
+        epoch: Epoch,
+        outcome: Outcome,
+    ) -> Result<()> {
+        let request = v1::CompleteRequest {
+            target: Some(target(to)),
+            run: run.to_string(),
+            epoch: epoch.0,
+            outcome: v1::Outcome::from(outcome).into(),
+        };
+        self.bounded("complete", async {
+            self.client().complete(request).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The open claim on the table, if there is one: run, agent, job.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn claim(&self, to: &Place) -> Result<Option<(RunId, String, String)>> {
+        let request = v1::GetClaimRequest {
+            target: Some(target(to)),
+        };
+        let claim = self
+            .bounded("claim", async {
+                Ok(self.client().get_claim(request).await?.into_inner())
+            })
+            .await?;
+        claim
+            .run
+            .map(|run| Ok((run.parse()?, claim.agent, claim.job)))
+            .transpose()
+    }
+
+    /// What B holds for these keys, in order.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn digests(&self, request: v1::DigestRequest) -> Result<Digests> {
+        let mut client = self.client();
+        let replies = self
+            .bounded("digest", async {
+                Ok(client.digest(request).await?.into_inner())
+            })
+            .await?;
+        Ok(Digests {
+            link: self.clone(),
+            replies,
+        })
+    }
+
+    async fn bounded<T>(&self, call: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = match tokio::time::timeout(self.call_timeout, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::unavailable(format!(
+                "no answer to {call} for {} s",
+                self.call_timeout.as_secs()
+            ))),
+        };
+        result.map_err(|error| self.named(error))
+    }
+
+    fn named(&self, error: Error) -> Error {
+        error.context(format!("sink {}", self.name))
+    }
+}
+
+/// The answers to an attach after its epoch.
+#[derive(Debug)]
+pub struct PositionPages {
+    link: Link,
+    replies: Streaming<v1::AttachReply>,
+}
+
+impl PositionPages {
+    /// The next page; `None` after the last.
+    ///
+    /// # Errors
+    /// What the sink says; `Corrupt` if it cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Vec<Position>>> {
+        let replies = &mut self.replies;
+        match self
+            .link
+            .bounded("positions", async { Ok(replies.message().await?) })
+            .await?
+            .map(|reply| reply.body)
+        {
+            None => Ok(None),
+            Some(Some(v1::attach_reply::Body::Positions(page))) => page
+                .positions
+                .into_iter()
+                .map(Position::try_from)
+                .collect::<Result<Vec<_>>>()
+                .map(Some),
+            Some(_) => Err(Error::corrupt("a second epoch in the answer to an attach")),
+        }
+    }
+}
+
+/// The answers to a request for digests.
+#[derive(Debug)]
+pub struct Digests {
+    link: Link,
+    replies: Streaming<v1::DigestReply>,
+}
+
+impl Digests {
+    /// The next answer, and the receipt that came with it; `None` after the last. Waits as long as the sink reads.
+    ///
+    /// # Errors
+    /// What the sink says.
+    pub async fn next(&mut self) -> Result<Option<(v1::DigestReply, Option<Receipt>)>> {
+        let reply = self
+            .replies
+            .message()
+            .await
+            .map_err(|status| self.link.named(status.into()))?;
+        let Some(mut reply) = reply else {
+            return Ok(None);
+        };
+        let receipt = reply.receipt.take().map(Receipt::try_from).transpose()?;
+        Ok(Some((reply, receipt)))
+    }
+}
+
+/// The bounds of a stream's frames, as this agent is configured.
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Frames in flight.
+    pub frames: u32,
+    /// The largest frame of more than one row, in bytes.
+    pub frame_bytes_max: u64,
+}
+
+/// The target of a place, for the wire.
+pub fn target(to: &Place) -> v1::Target {
+    v1::Target {
+        store: to.store.clone().unwrap_or_default(),
+        table: to.table.to_string(),
+    }
+}
+
+/// The run's columns of a table, in their order.
+///
+/// # Errors
+/// `Config` if a column is not there.
+pub fn projected(schema: &SchemaRef, columns: &[String]) -> Result<SchemaRef> {
+    let indices = columns
+        .iter()
+        .map(|name| schema.index_of(name))
+        .collect::<Result<Vec<_>, _>>();
+    let projected = indices.and_then(|indices| schema.project(&indices));
+    projected.map(Into::into).or_error(Kind::Config, "columns")
+}
+
+/// HTTP/2 windows for what comes back: credits and receipts.
+const REPLY_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Adds the sink's name where a stream of rows fails.
+pub fn named<T>(result: Result<T>, link: &Link) -> Result<T> {
+    result.with_context(|| format!("sink {}", link.name()))
+}

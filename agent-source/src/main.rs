@@ -1,0 +1,7 @@
+//! The source agent: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent_source::main_from(std::env::args_os())
+}

@@ -1,0 +1,477 @@
+//! Planning: what a run would do, found without moving a row, and the same thing stored as a run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use strait_common::digest::DigestId;
+use strait_common::engine::{Partition, Receipt, Source, Stream, Table};
+use strait_common::ids::RunId;
+use strait_common::selection::Selection;
+use strait_common::{Error, Result};
+use strait_proto::v1;
+
+use crate::agent::{Agent, now_ns};
+use crate::answers::Answers;
+use crate::job::{Job, Spec};
+use crate::link::{self, Link, Window};
+use crate::run::{Standing, standing};
+use crate::runner;
+use crate::runs::{RunRow, Status};
+
+/// A job resolved against what both sides look like now.
+#[derive(Debug)]
+pub struct Planned {
+    /// The job.
+    pub job: Job,
+    /// Its selection.
+    pub selection: Selection,
+    /// The table at A.
+    pub table: Table,
+    /// The run's columns of it.
+    pub wanted: Table,
+    /// What the sink says about receiving them.
+    pub reply: v1::PrepareReply,
+    /// What to know.
+    pub warnings: Vec<String>,
+    source: Arc<dyn Source>,
+    link: Link,
+}
+
+/// Resolves what is asked for, and asks the sink. With `dry_run` nothing is made at B.
+///
+/// # Errors
+/// `Config`, `Schema` or `Refused` if it cannot be done, saying what to change; `Unavailable` if a side cannot be reached.
+pub async fn plan(
+    agent: &Agent,
+    spec: Spec,
+    again: bool,
+    now: i64,
+    dry_run: bool,
+) -> Result<Planned> {
+    let source = agent.source(&spec.from.name)?;
+    let link = agent.link(&spec.to.name)?;
+    let table = source.describe(&spec.from.table).await?;
+    let selection = Selection::resolve(&spec.selection, &table.schema, now)?;
+    let schema = link::projected(&table.schema, selection.columns())?;
+    let digest_id = DigestId::of(&schema)?;
+    if let Some(division) = table
+        .divisions
+        .iter()
+        .find(|division| !selection.columns().contains(&division.column))
+    {
+        return Err(Error::refused(format!(
+            "the table is divided by {}, which is not among the columns; add it to --columns",
+            division.column
+        )));
+    }
+    let wanted = Table {
+        name: spec.to.table.clone(),
+        schema,
+        divisions: table.divisions.clone(),
+    };
+    let window = Window {
+        frames: agent.config.window_frames,
+        frame_bytes_max: agent.config.frame_bytes_max,
+    };
+    let reply = link.prepare(&spec.to, &wanted, window, dry_run).await?;
+    let job = Job {
+        resolved: selection.text(),
+        digest_id: digest_id.0,
+        spec,
+        now,
+        again,
+    };
+    let stream_bytes = agent.stream_bytes(source.read_bytes(&table));
+    if stream_bytes > agent.config.memory_bytes {
+        return Err(Error::refused(format!(
+            "one stream of table {} needs {stream_bytes} bytes at this agent, whose memory is {}; raise `memory`, or lower `window_frames` \
+             or `frame_bytes_max`",
+            table.name, agent.config.memory_bytes
+        )));
+    }
+    let warnings = selection.warnings();
+    Ok(Planned {
+        job,
+        selection,
+        table,
+        wanted,
+        reply,
+        warnings,
+        source,
+        link,
+    })
+}
+
+impl Planned {
+    /// The partitions at A, in order of key.
+    ///
+    /// # Errors
+    /// What the source says.
+    pub async fn partitions(&self) -> Result<Stream<Partition>> {
+        self.source
+            .partitions(&self.table.name, &self.selection)
+            .await
+    }
+
+    /// Streams that run at a time: what is asked for, and what each side's memory admits.
+    pub fn streams(&self, agent: &Agent, asked: u32) -> Streams {
+        let source_bytes = agent.stream_bytes(self.source.read_bytes(&self.table));
+        let source =
+            u32::try_from(agent.config.memory_bytes / source_bytes.max(1)).unwrap_or(u32::MAX);
+        let asked = if asked == 0 {
+            agent.config.streams_max
+        } else {
+            asked.min(agent.config.streams_max)
+        };
+        let sink = self.reply.streams_admitted;
+        Streams {
+            asked,
+            source,
+            source_bytes,
+            sink,
+            admitted: asked.min(source).min(sink).max(1),
+        }
+    }
+
+    /// The request for what B holds, or for its receipts alone.
+    ///
+    /// # Errors
+    /// `Internal` if Arrow cannot write the schema.
+    pub fn digest_request(
+        &self,
+        keys: Vec<String>,
+        receipts_only: bool,
+    ) -> Result<v1::DigestRequest> {
+        let spec = &self.job.spec;
+        Ok(v1::DigestRequest {
+            target: Some(link::target(&spec.to)),
+            selection: Some(v1::SelectionText {
+                predicate: spec.selection.predicate.clone(),
+                columns: self.selection.columns().to_vec(),
+                zone: spec
+                    .selection
+                    .zone
+                    .clone()
+                    .unwrap_or_else(|| "UTC".to_owned()),
+                now: self.job.now,
+            }),
+            shape: Some(strait_common::wire::shape(
+                &self.wanted.schema,
+                &self.wanted.divisions,
+            )?),
+            digest_id: self.job.digest_id.clone(),
+            keys,
+            receipts_only,
+        })
+    }
+
+    /// The source half of the store that is read.
+    pub fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
+    /// The link to the sink.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+/// How many streams there would be.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams {
+    /// As asked for and configured.
+    pub asked: u32,
+    /// As this agent's memory admits.
+    pub source: u32,
+    /// What one holds of this agent's memory, in bytes.
+    pub source_bytes: u64,
+    /// As the sink's memory admits.
+    pub sink: u32,
+    /// The least of all.
+    pub admitted: u32,
+}
+
+/// Plans a run and stores it. An unfinished run with the same spec is answered instead, with `true`.
+///
+/// # Errors
+/// As [`plan`]; `Refused` with the other run's id if one is under way on the same target.
+pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<Started> {
+    let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
+    let store = agent.open_store()?;
+    let active = agent.cpu.run(move || store.active()).await?;
+    for row in active {
+        if row.job.spec == spec && row.job.again == request.again {
+            return Ok(Started::Attached(Box::new(row)));
+        }
+        if row.job.spec.to == spec.to {
+            return Ok(Started::Busy(row.id));
+        }
+    }
+    let planned = plan(agent, spec, request.again, now_ns(), false).await?;
+    begin(agent, planned, RunId::random(), request.streams)
+        .await
+        .map(|row| Started::New(Box::new(row)))
+}
+
+/// What a request to start a run led to.
+#[derive(Debug)]
+pub enum Started {
+    /// A new run.
+    New(Box<RunRow>),
+    /// The same job is under way as this run.
+    Attached(Box<RunRow>),
+    /// Another run is under way on the target.
+    Busy(RunId),
+}
+
+/// Stores the plan under this id and begins to drive it.
+///
+/// # Errors
+/// What the source says; `Unavailable` if the plan cannot be stored.
+pub async fn begin(
+    agent: &Arc<Agent>,
+    planned: Planned,
+    id: RunId,
+    streams: u32,
+) -> Result<RunRow> {
+    let row = RunRow {
+        id,
+        streams: planned.streams(agent, streams).admitted,
+        status: Status::Planned,
+        created_at: agent.now_s(),
+        started_at: 0,
+        ended_at: 0,
+        attempts: 0,
+        epoch: 0,
+        retries: 0,
+        elapsed_ms: 0,
+        message: String::new(),
+        kind: None,
+        warnings: planned.warnings.clone(),
+        job: planned.job.clone(),
+    };
+    let partitions = planned.partitions().await?;
+    let count =
+        runner::store_plan(&agent.cpu, agent.open_store()?, row.clone(), partitions).await?;
+    tracing::info!(run = %id.short(), from = %row.job.spec.from, to = %row.job.spec.to, partitions = count, "run planned");
+    agent.drive(row.clone())?;
+    Ok(row)
+}
+
+/// Takes over a run that B's ledger knows and this agent does not.
+///
+/// # Errors
+/// `Config` if the claim at B is of another run or none; as [`plan`].
+pub async fn adopt(agent: &Arc<Agent>, id: &str, to: &str) -> Result<RunRow> {
+    let id: RunId = id.parse()?;
+    let to: crate::job::Place = to.parse()?;
+    let store = agent.open_store()?;
+    if let Some(known) = agent.cpu.run(move || store.run(id)).await? {
+        return Err(Error::refused(format!(
+            "this agent knows run {id}: it is {}; use `strait runs resume {id}`",
+            known.status.name()
+        )));
+    }
+    let link = agent.link(&to.name)?;
+    let Some((claimed, owner, job)) = link.claim(&to).await? else {
+        return Err(Error::config(format!(
+            "no run has a claim on {to}; there is nothing to adopt"
+        )));
+    };
+    if claimed != id {
+        return Err(Error::config(format!(
+            "{to} is claimed by run {claimed} of agent {owner}, not by {id}"
+        )));
+    }
+    let job = Job::from_json(&job)?;
+    // The sink may be called otherwise here than at the agent that is gone.
+    let spec = Spec {
+        to: to.clone(),
+        ..job.spec.clone()
+    };
+    let mut planned = plan(agent, spec, job.again, job.now, false).await?;
+    if planned.job.resolved != job.resolved || planned.job.digest_id != job.digest_id {
+        return Err(Error::refused(format!(
+            "the table at the source has changed since run {id} was planned; abandon it with `strait runs abandon {id} --to {to}` and begin a new one"
+        )));
+    }
+    // The claim's own text, so that the sink knows the job again.
+    planned.job = job;
+    begin(agent, planned, id, 0).await
+}
+
+/// Gives a run up at the sink: discards what it staged there and ends its claim.
+///
+/// # Errors
+/// `Config` if the sink has no claim of this run; what the sink says.
+pub async fn abandon(
+    agent: &Arc<Agent>,
+    id: RunId,
+    job: Option<&Job>,
+    to: &crate::job::Place,
+) -> Result<()> {
+    let link = agent.link(&to.name)?;
+    let (claimed, job, digest_id) = match (link.claim(to).await?, job) {
+        (Some((claimed, _, text)), _) => {
+            let digest_id = Job::from_json(&text)?.digest_id;
+            (claimed, text, digest_id)
+        }
+        // A run that has ended partial, or never attached, has no claim: there is nothing to end.
+        (None, Some(_)) => return Ok(()),
+        (None, None) => {
+            return Err(Error::config(format!(
+                "no run has a claim on {to}; there is nothing to abandon"
+            )));
+        }
+    };
+    if claimed != id {
+        if job.is_empty() {
+            return Err(Error::config(format!(
+                "{to} is claimed by run {claimed}, not by {id}"
+            )));
+        }
+        return Err(Error::config(format!(
+            "{to} is claimed by run {claimed}, not by {id}; nothing was abandoned"
+        )));
+    }
+    let request = v1::AttachRequest {
+        protocol: strait_proto::PROTOCOL_MAX,
+        target: Some(link::target(to)),
+        run: id.to_string(),
+        agent: agent.identity(),
+        job,
+        digest_id,
+    };
+    let (epoch, _) = link.attach(request).await?;
+    link.complete(to, id, epoch, strait_common::engine::Outcome::Abandoned)
+        .await
+}
+
+/// The plan as messages: summary, partitions in pages, totals.
+///
+/// # Errors
+/// As [`plan`]; `Cancelled` if the operator has left.
+pub async fn show(
+    agent: &Arc<Agent>,
+    request: v1::PlanRequest,
+    answers: &Answers<v1::PlanReply>,
+) -> Result<()> {
+    let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
+    let planned = plan(agent, spec, false, now_ns(), true).await?;
+    let send = |body| answers.send(v1::PlanReply { body: Some(body) });
+    send(v1::plan_reply::Body::Summary(summary(
+        agent,
+        &planned,
+        request.streams,
+    )))
+    .await?;
+    let receipts = receipts(&planned).await?;
+    let mut totals = v1::PlanTotals {
+        rows: Some(0),
+        bytes: Some(0),
+        ..v1::PlanTotals::default()
+    };
+    let mut pages = planned.partitions().await?.chunks(500);
+    let nobody = RunId::from_u128(0);
+    while let Some(page) = pages.next().await {
+        let mut partitions = Vec::with_capacity(page.len());
+        for partition in page {
+            let partition = partition?;
+            let earlier = receipts.get(&partition.key.to_string());
+            let action = match earlier
+                .map(|receipt| standing(nobody, &planned.job, &partition, &committed(receipt)))
+            {
+                None | Some(Standing::Start) => "copy",
+                Some(Standing::Refused(_)) => "refused",
+                Some(_) => "already",
+            };
+            totals.partitions += 1;
+            match action {
+                "copy" => totals.to_copy += 1,
+                "already" => totals.already += 1,
+                _ => totals.refused += 1,
+            }
+            totals.rows = totals
+                .rows
+                .zip(partition.rows)
+                .map(|(sum, rows)| sum + rows);
+            totals.bytes = totals
+                .bytes
+                .zip(partition.bytes)
+                .map(|(sum, bytes)| sum + bytes);
+            partitions.push(v1::PlanPartition {
+                key: partition.key.to_string(),
+                rows: partition.rows,
+                bytes: partition.bytes,
+                version: partition.version.0,
+                action: action.to_owned(),
+            });
+        }
+        send(v1::plan_reply::Body::Page(v1::PlanPage { partitions })).await?;
+    }
+    send(v1::plan_reply::Body::Totals(totals)).await
+}
+
+fn committed(receipt: &Receipt) -> strait_common::engine::Position {
+    strait_common::engine::Position {
+        // Some other run; a plan has no id yet.
+        run: RunId::from_u128(1),
+        key: receipt.key.clone(),
+        version: receipt.version.clone(),
+        sequence: 0,
+        cursor: strait_common::engine::Cursor::start(),
+        rows: receipt.rows,
+        digest: receipt.digest,
+        state: strait_common::engine::PositionState::Committed(receipt.clone()),
+    }
+}
+
+async fn receipts(planned: &Planned) -> Result<HashMap<String, Receipt>> {
+    let mut receipts = HashMap::new();
+    let mut digests = planned
+        .link
+        .digests(planned.digest_request(Vec::new(), true)?)
+        .await?;
+    while let Some((reply, receipt)) = digests.next().await? {
+        if let Some(receipt) = receipt {
+            receipts.insert(reply.key, receipt);
+        }
+    }
+    Ok(receipts)
+}
+
+fn summary(agent: &Agent, planned: &Planned, asked: u32) -> v1::PlanSummary {
+    let streams = planned.streams(agent, asked);
+    let reply = &planned.reply;
+    let columns = planned
+        .wanted
+        .schema
+        .fields()
+        .iter()
+        .map(|field| v1::PlanColumn {
+            name: field.name().clone(),
+            r#type: field.data_type().to_string(),
+            nullable: field.is_nullable(),
+        });
+    v1::PlanSummary {
+        selection: planned.job.resolved.clone(),
+        now: planned.job.now,
+        created: reply.created.clone(),
+        notes: reply.notes.clone(),
+        value_rules: reply.value_rules.clone(),
+        warnings: planned.warnings.clone(),
+        atomic: reply.atomic,
+        streams: streams.admitted,
+        streams_admitted_source: streams.source,
+        streams_admitted_sink: streams.sink,
+        stream_bytes_source: streams.source_bytes,
+        stream_bytes_sink: reply.stream_bytes,
+        memory_bytes_source: agent.config.memory_bytes,
+        memory_bytes_sink: reply.memory_bytes,
+        free_bytes_sink: reply.free_bytes,
+        release_source: strait_proto::RELEASE.to_owned(),
+        release_sink: reply.release.clone(),
+        columns: columns.collect(),
+    }
+}

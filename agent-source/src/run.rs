@@ -1,0 +1,552 @@
+//! One run, decided: what the sink's ledger means for each partition, which partition comes next, what a failure leads to,
+//! and how the run ends.
+//!
+//! Plain decisions over the stored plan: no socket, no clock (the time is given), no engine. [`runner`](crate::runner) waits and
+//! calls; the simulation calls in any order.
+//!
+//! What it guards:
+//!
+//! - A run goes on from the sink's ledger: an attempt begins by forgetting every state, and only positions of this attempt's attach set them.
+//! - A position counts only for the version in the stored plan; with any other the partition starts again.
+//! - A partition whose stream was lost is unknown: nobody touches it before the ledger was read again.
+//! - A new version is written into the stored plan before anything of it is read.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use strait_common::engine::{Disposition, Outcome, Partition, Position, PositionState, Receipt};
+use strait_common::ids::RunId;
+use strait_common::retry::Backoff;
+use strait_common::{Error, Kind, Result};
+
+use crate::job::Job;
+use crate::runs::{Change, PartitionRow, PartitionState, RunStore, Spent, Totals};
+use crate::session::{Assignment, Report};
+
+/// How often a partition may have moved before it fails as "still changing".
+pub const MOVED_MAX: u32 = 3;
+/// Partitions that are read from the stored plan at a time.
+const PAGE: u32 = 500;
+/// Changes that may wait to be written together.
+const CHANGES_MAX: usize = 200;
+
+/// What the ledger says about a partition of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// This run has committed it.
+    Done(Receipt),
+    /// An earlier run has committed the same rows.
+    Already(Receipt),
+    /// Go on from here.
+    Resume(Position),
+    /// Copy all of it.
+    Start,
+    /// Appending would double rows: an earlier run has committed others of it.
+    Refused(Position),
+}
+
+/// Reads one position of the ledger for a partition of the stored plan.
+pub fn standing(run: RunId, job: &Job, planned: &Partition, position: &Position) -> Standing {
+    match &position.state {
+        PositionState::Committed(receipt) if position.run == run => Standing::Done(receipt.clone()),
+        PositionState::Committed(receipt) => {
+            if receipt.version == planned.version && receipt.selection == job.resolved {
+                Standing::Already(receipt.clone())
+            } else if job.again {
+                Standing::Start
+            } else {
+                Standing::Refused(position.clone())
+            }
+        }
+        PositionState::Staged if position.run == run && position.version == planned.version => {
+            Standing::Resume(position.clone())
+        }
+        PositionState::Staged => Standing::Start,
+    }
+}
+
+/// The answer to "what next?".
+#[derive(Debug)]
+pub enum Next {
+    /// Copy this.
+    Partition(Box<Assignment>),
+    /// Nothing before this time (milliseconds on the caller's clock).
+    Wait(u64),
+    /// Others work on what is left.
+    Busy,
+    /// Nothing is left.
+    Nothing,
+}
+
+/// How an attempt ended, when all its streams have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The claim can end like this.
+    Complete(Outcome),
+    /// The fate of some partitions is unknown, or some were left: attach again.
+    Again,
+}
+
+/// A run under way.
+#[derive(Debug)]
+pub struct Run {
+    id: RunId,
+    job: Job,
+    store: RunStore,
+    backoff: Backoff,
+    /// Pending partitions read from the plan, next first.
+    page: VecDeque<PartitionRow>,
+    page_end: u64,
+    exhausted: bool,
+    resume_from: HashMap<u64, Position>,
+    running: BTreeMap<u64, Running>,
+    /// Failed for now; by the time they may be tried again.
+    delayed: BTreeMap<(u64, u64), PartitionRow>,
+    unknown: HashSet<u64>,
+    changes: Vec<Change>,
+    totals: Totals,
+    progress: u64,
+}
+
+#[derive(Debug)]
+struct Running {
+    row: PartitionRow,
+    began_ms: u64,
+    earlier: Spent,
+}
+
+impl Run {
+    /// The run `id`, which is in the store.
+    ///
+    /// # Errors
+    /// `Internal` if it is not.
+    pub fn load(store: RunStore, id: RunId, backoff: Backoff) -> Result<Run> {
+        let row = store
+            .run(id)?
+            .ok_or_else(|| Error::internal(format!("run {id} is not stored")))?;
+        let totals = store.totals(id)?;
+        Ok(Run {
+            id,
+            job: row.job,
+            store,
+            backoff,
+            page: VecDeque::new(),
+            page_end: 0,
+            exhausted: false,
+            resume_from: HashMap::new(),
+            running: BTreeMap::new(),
+            delayed: BTreeMap::new(),
+            unknown: HashSet::new(),
+            changes: Vec::new(),
+            totals,
+            progress: 0,
+        })
+    }
+
+    /// What the run does.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// Its store, for reading.
+    pub fn store(&self) -> &RunStore {
+        &self.store
+    }
+
+    /// Its store, when it is over.
+    pub fn into_store(self) -> RunStore {
+        self.store
+    }
+
+    /// Sums over its partitions, as of now.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// A number that grows whenever something becomes durable at the sink: retries count from there.
+    pub fn progress(&self) -> u64 {
+        self.progress
+    }
+
+    /// The partitions being copied now, in order of key, at most `most`.
+    pub fn current(&self, most: usize) -> Vec<String> {
+        self.running
+            .values()
+            .take(most)
+            .map(|running| running.row.partition.key.label())
+            .collect()
+    }
+
+    /// How many partitions are being copied now.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// An attempt begins: forget what earlier ones knew. Positions follow.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be written.
+    pub fn attach(&mut self) -> Result<()> {
+        self.flush()?;
+        self.store.forget_states(self.id)?;
+        self.page.clear();
+        self.page_end = 0;
+        self.exhausted = false;
+        self.resume_from.clear();
+        self.running.clear();
+        self.delayed.clear();
+        self.unknown.clear();
+        self.totals = self.store.totals(self.id)?;
+        Ok(())
+    }
+
+    /// A position that this attempt's attach told.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be written.
+    pub fn position(&mut self, position: &Position) -> Result<()> {
+        let key = position.key.to_string();
+        let Some(row) = self.store.partition_by_key(self.id, &key)? else {
+            // A partition that this run does not select.
+            return Ok(());
+        };
+        match standing(self.id, &self.job, &row.partition, position) {
+            Standing::Start => {}
+            Standing::Resume(position) => {
+                self.resume_from.insert(row.seq, position);
+            }
+            Standing::Done(receipt) => {
+                self.settle(&row, PartitionState::Done, row.spent, Ok(receipt))?
+            }
+            Standing::Already(receipt) => {
+                self.settle(&row, PartitionState::Already, row.spent, Ok(receipt))?
+            }
+            Standing::Refused(position) => {
+                let changed = position.version != row.partition.version;
+                let why = if changed {
+                    "the partition has changed at the source since"
+                } else {
+                    "with another selection"
+                };
+                let error = Error::refused(format!(
+                    "run {} has already copied rows of this partition, {why}; appending could double them. Add --again to append all \
+                     the same, if the rows are known to be others",
+                    position.run
+                ));
+                self.settle(&row, PartitionState::Failed, row.spent, Err(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next partition to copy.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub fn next(&mut self, now_ms: u64) -> Result<Next> {
+        if let Some((&(ready_ms, seq), _)) = self.delayed.first_key_value()
+            && ready_ms <= now_ms
+            && let Some(row) = self.delayed.remove(&(ready_ms, seq))
+        {
+            return Ok(self.assign(row, now_ms));
+        }
+        if self.page.is_empty() && !self.exhausted {
+            // What is read is what was written.
+            self.flush()?;
+            let page = self.store.partitions(
+                self.id,
+                Some(PartitionState::Pending),
+                self.page_end,
+                PAGE,
+            )?;
+            self.exhausted = page.is_empty();
+            self.page_end = page.last().map_or(self.page_end, |row| row.seq + 1);
+            self.page.extend(page);
+        }
+        if let Some(row) = self.page.pop_front() {
+            return Ok(self.assign(row, now_ms));
+        }
+        Ok(match self.delayed.first_key_value() {
+            Some((&(ready_ms, _), _)) => Next::Wait(ready_ms),
+            None if self.running.is_empty() => Next::Nothing,
+            // One of those may fail and come back.
+            None => Next::Busy,
+        })
+    }
+
+    fn assign(&mut self, mut row: PartitionRow, now_ms: u64) -> Next {
+        row.attempts += 1;
+        let from = self
+            .resume_from
+            .remove(&row.seq)
+            .filter(|from| from.version == row.partition.version);
+        let assignment = Assignment {
+            seq: row.seq,
+            partition: row.partition.clone(),
+            disposition: Disposition::Append,
+            from,
+        };
+        self.running.insert(
+            row.seq,
+            Running {
+                earlier: row.spent,
+                row,
+                began_ms: now_ms,
+            },
+        );
+        Next::Partition(Box::new(assignment))
+    }
+
+    /// What a stream reports. `jitter` is a random number in [0, 1) for the wait before a retry. Answers with the partition
+    /// that must be planned again, if one has moved.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be written.
+    pub fn report(
+        &mut self,
+        report: Report,
+        now_ms: u64,
+        jitter: f64,
+    ) -> Result<Option<Partition>> {
+        match report {
+            Report::Sent {
+                seq,
+                rows,
+                raw_bytes,
+                wire_bytes,
+            } => {
+                if let Some(running) = self.running.get_mut(&seq) {
+                    let spent = &mut running.row.spent;
+                    spent.rows += rows;
+                    spent.raw_bytes += raw_bytes;
+                    spent.wire_bytes += wire_bytes;
+                    let total = &mut self.totals.spent;
+                    total.rows += rows;
+                    total.raw_bytes += raw_bytes;
+                    total.wire_bytes += wire_bytes;
+                }
+                Ok(None)
+            }
+            Report::Acked { .. } => {
+                self.progress += 1;
+                Ok(None)
+            }
+            Report::Done {
+                seq,
+                receipt,
+                already: _,
+            } => {
+                self.progress += 1;
+                if let Some((row, spent)) = self.stop(seq, now_ms) {
+                    self.settle(&row, PartitionState::Done, spent, Ok(receipt))?;
+                }
+                Ok(None)
+            }
+            Report::Failed { seq, error } => {
+                let Some((mut row, spent)) = self.stop(seq, now_ms) else {
+                    return Ok(None);
+                };
+                row.spent = spent;
+                self.failed(row, error, now_ms, jitter)
+            }
+            Report::Left { seq } => {
+                self.unknown.insert(seq);
+                self.stop(seq, now_ms);
+                Ok(None)
+            }
+        }
+    }
+
+    fn failed(
+        &mut self,
+        row: PartitionRow,
+        error: Error,
+        now_ms: u64,
+        jitter: f64,
+    ) -> Result<Option<Partition>> {
+        match error.kind() {
+            Kind::Unavailable => match self.backoff.wait(row.attempts.saturating_sub(1), jitter) {
+                Some(wait) => {
+                    tracing::warn!(partition = %row.partition.key.label(), %error, wait_ms = wait.as_millis() as u64, "will retry");
+                    // What was checkpointed is in the ledger, not here: the next attempt of this partition begins from its start, which
+                    // discards that, unless the run attaches again first.
+                    let ready_ms =
+                        now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+                    self.delayed.insert((ready_ms, row.seq), row);
+                    Ok(None)
+                }
+                None => {
+                    let spent = row.spent;
+                    self.settle(&row, PartitionState::Failed, spent, Err(error))?;
+                    Ok(None)
+                }
+            },
+            Kind::Moved if row.moved < MOVED_MAX => {
+                let partition = row.partition.clone();
+                // It stays out of reach until its new version is in the plan.
+                self.unknown.insert(row.seq);
+                Ok(Some(partition))
+            }
+            Kind::Moved => {
+                let error = Error::moved(format!("still changing after {MOVED_MAX} restarts"))
+                    .with_source(error);
+                let spent = row.spent;
+                self.settle(&row, PartitionState::Failed, spent, Err(error))?;
+                Ok(None)
+            }
+            // Another attempt owns the table, or somebody stopped this one: nobody here knows more about the partition.
+            Kind::Fenced | Kind::Cancelled => {
+                self.unknown.insert(row.seq);
+                Ok(None)
+            }
+            Kind::Corrupt | Kind::Schema | Kind::Config | Kind::Refused | Kind::Internal => {
+                let spent = row.spent;
+                self.settle(&row, PartitionState::Failed, spent, Err(error))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The partition that had moved, as the source sees it now: it starts again after a wait. `None` if it is gone, which
+    /// fails it.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be written.
+    pub fn replan(
+        &mut self,
+        moved: &Partition,
+        found: Option<Partition>,
+        now_ms: u64,
+        jitter: f64,
+    ) -> Result<()> {
+        let key = moved.key.to_string();
+        self.flush()?;
+        let Some(mut row) = self.store.partition_by_key(self.id, &key)? else {
+            return Ok(());
+        };
+        if !self.unknown.remove(&row.seq) {
+            return Ok(());
+        }
+        let Some(found) = found else {
+            let error = Error::moved("the partition is gone at the source");
+            let spent = row.spent;
+            return self.settle(&row, PartitionState::Failed, spent, Err(error));
+        };
+        row.moved += 1;
+        self.store.replan(self.id, row.seq, &found, row.moved)?;
+        row.partition = found;
+        self.resume_from.remove(&row.seq);
+        let wait = self
+            .backoff
+            .wait(row.moved - 1, jitter)
+            .unwrap_or(self.backoff.most);
+        let ready_ms = now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+        self.delayed.insert((ready_ms, row.seq), row);
+        Ok(())
+    }
+
+    /// A stream is lost: what it had under way may or may not be committed, and only the ledger knows.
+    pub fn lost(&mut self, seqs: &[u64], now_ms: u64) {
+        for &seq in seqs {
+            self.unknown.insert(seq);
+            self.stop(seq, now_ms);
+        }
+    }
+
+    /// Whether nothing is left to hand out, and nothing can come back.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read.
+    pub fn is_over(&mut self) -> Result<bool> {
+        if !self.page.is_empty() || !self.delayed.is_empty() || !self.running.is_empty() {
+            return Ok(false);
+        }
+        self.flush()?;
+        Ok(self
+            .store
+            .partitions(self.id, Some(PartitionState::Pending), self.page_end, 1)?
+            .is_empty())
+    }
+
+    /// How the attempt ended, when all its streams have.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be written.
+    pub fn verdict(&mut self) -> Result<Verdict> {
+        self.flush()?;
+        self.totals = self.store.totals(self.id)?;
+        let Totals {
+            partitions,
+            done,
+            already,
+            failed,
+            ..
+        } = self.totals;
+        if !self.unknown.is_empty() || done + already + failed < partitions {
+            return Ok(Verdict::Again);
+        }
+        Ok(Verdict::Complete(if failed > 0 {
+            Outcome::Partial
+        } else {
+            Outcome::Done
+        }))
+    }
+
+    /// Writes down what waits to be written.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be written.
+    pub fn flush(&mut self) -> Result<()> {
+        if !self.changes.is_empty() {
+            self.store.apply(self.id, &self.changes)?;
+            self.changes.clear();
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, seq: u64, now_ms: u64) -> Option<(PartitionRow, Spent)> {
+        let running = self.running.remove(&seq)?;
+        let elapsed_ms = now_ms.saturating_sub(running.began_ms);
+        let spent = Spent {
+            elapsed_ms: running.earlier.elapsed_ms + elapsed_ms,
+            ..running.row.spent
+        };
+        Some((running.row, spent))
+    }
+
+    fn settle(
+        &mut self,
+        row: &PartitionRow,
+        state: PartitionState,
+        spent: Spent,
+        end: Result<Receipt>,
+    ) -> Result<()> {
+        match state {
+            PartitionState::Done => self.totals.done += 1,
+            PartitionState::Already => self.totals.already += 1,
+            PartitionState::Failed => self.totals.failed += 1,
+            PartitionState::Pending => {}
+        }
+        let (receipt, error) = match end {
+            Ok(receipt) => {
+                self.totals.rows_done += receipt.rows;
+                (Some(receipt), None)
+            }
+            Err(error) => {
+                tracing::warn!(run = %self.id.short(), partition = %row.partition.key.label(), kind = %error.kind(), %error, "partition failed");
+                (None, Some((error.kind(), error.to_string())))
+            }
+        };
+        self.changes.push(Change {
+            seq: row.seq,
+            state,
+            spent,
+            attempts: row.attempts,
+            receipt,
+            error,
+        });
+        if self.changes.len() >= CHANGES_MAX {
+            self.flush()?;
+        }
+        Ok(())
+    }
+}

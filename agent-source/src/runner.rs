@@ -1,0 +1,579 @@
+//! Runs under way: attempts one after another until the run has ended, and their streams.
+//!
+//! An attempt is: attach (the sink raises the epoch and tells its ledger), copy what is missing over some streams, complete. Whatever
+//! breaks, the next attempt begins at the ledger again. What to do next is decided in [`run`](crate::run); this
+//! module waits, calls, counts retries, and keeps the figures that operators watch.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use rand::Rng;
+use strait_common::cpu::CpuPool;
+use strait_common::digest::DigestId;
+use strait_common::engine::{Outcome, Partition, Source};
+use strait_common::error::Reaction;
+use strait_common::ids::{Epoch, RunId};
+use strait_common::retry::Backoff;
+use strait_common::selection::Selection;
+use strait_common::shutdown::Shutdown;
+use strait_common::{Error, Kind, Result};
+use strait_proto::v1;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::agent::Agent;
+use crate::job::Job;
+use crate::link::{self, Link, Window};
+use crate::run::{Next, Run, Verdict};
+use crate::runs::{RunRow, RunStore, Status};
+use crate::session::{Assignment, Report};
+use crate::stream::{self, Attempt, Board, Ended};
+
+/// How often a run's figures are written while it goes on.
+const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
+/// The first wait before a retry.
+const RETRY_WAIT_FIRST: Duration = Duration::from_millis(200);
+/// Retries of one partition after temporary errors at the engines.
+const PARTITION_RETRIES_MAX: u32 = 5;
+/// Partitions named as current.
+const CURRENT_MAX: usize = 4;
+
+/// A run under way, as others see it.
+#[derive(Debug)]
+pub struct Live {
+    run: Arc<Mutex<Run>>,
+    state: Mutex<LiveState>,
+    changed: Notify,
+    /// Stops this run alone.
+    pub shutdown: Shutdown,
+    began: Instant,
+    /// Set when an operator asked for the stop, which ends the run rather than leaving it for the next start.
+    cancelled: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Debug)]
+struct LiveState {
+    row: RunRow,
+    phase: &'static str,
+    message: String,
+}
+
+/// The figures of a run at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The run as stored, with figures as of now.
+    pub row: RunRow,
+    /// Sums over its partitions.
+    pub totals: crate::runs::Totals,
+    /// What it does now.
+    pub phase: &'static str,
+    /// Partitions being copied.
+    pub running: u64,
+    /// Some of them.
+    pub current: Vec<String>,
+}
+
+impl Live {
+    fn run(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, LiveState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for the stop of this run.
+    pub fn cancel(&self) {
+        self.cancelled
+            .store(true, std::sync::atomic::Ordering::SeqCst);
+        self.shutdown.cancel();
+    }
+
+    /// The figures as of now.
+    pub fn snapshot(&self) -> Snapshot {
+        let (totals, running, current) = {
+            let run = self.run();
+            (run.totals(), run.running() as u64, run.current(CURRENT_MAX))
+        };
+        let state = self.state();
+        let mut row = state.row.clone();
+        row.elapsed_ms += u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if row.message.is_empty() {
+            row.message.clone_from(&state.message);
+        }
+        Snapshot {
+            row,
+            totals,
+            phase: state.phase,
+            running,
+            current,
+        }
+    }
+
+    fn set_phase(&self, phase: &'static str, message: String) {
+        let mut state = self.state();
+        state.phase = phase;
+        state.message = message;
+    }
+
+    /// Work on the run's store, on the CPU pool.
+    async fn decide<T: Send + 'static>(
+        &self,
+        cpu: &CpuPool,
+        work: impl FnOnce(&mut Run) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let run = Arc::clone(&self.run);
+        cpu.run(move || work(&mut run.lock().unwrap_or_else(PoisonError::into_inner)))
+            .await
+    }
+}
+
+/// Prepares a stored run to be driven by [`drive`].
+///
+/// # Errors
+/// `Unavailable` if the store cannot be read.
+pub fn live(agent: &Agent, row: RunRow, shutdown: Shutdown) -> Result<Live> {
+    let backoff = Backoff {
+        first: RETRY_WAIT_FIRST,
+        most: agent.config.retry_wait_max,
+        retries_max: PARTITION_RETRIES_MAX,
+    };
+    let run = Run::load(agent.open_store()?, row.id, backoff)?;
+    Ok(Live {
+        run: Arc::new(Mutex::new(run)),
+        state: Mutex::new(LiveState {
+            row,
+            phase: "waiting",
+            message: String::new(),
+        }),
+        changed: Notify::new(),
+        shutdown,
+        began: Instant::now(),
+        cancelled: std::sync::atomic::AtomicBool::new(false),
+    })
+}
+
+/// Drives a run until it has ended, or the agent stops. Never fails: how it ended is in its row.
+pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
+    let (id, job) = {
+        let mut state = live.state();
+        state.row.status = Status::Running;
+        if state.row.started_at == 0 {
+            state.row.started_at = agent.now_s();
+        }
+        (state.row.id, state.row.job.clone())
+    };
+    let backoff = Backoff {
+        first: RETRY_WAIT_FIRST,
+        most: agent.config.retry_wait_max,
+        retries_max: agent.config.retries_max,
+    };
+    let (mut retry, mut progress) = (0, 0);
+    let ended = loop {
+        let result = tokio::select! {
+            result = attempt(&agent, &live, id, &job) => result,
+            () = live.shutdown.cancelled() => Err(Error::cancelled("stopped")),
+        };
+        let progress_now = live.run().progress();
+        if progress_now > progress {
+            progress = progress_now;
+            retry = 0;
+        }
+        let error = match result {
+            Ok(Some(outcome)) => break Ok(outcome),
+            // Some partitions are still unknown or pending: attach again, soon.
+            Ok(None) if live.shutdown.is_draining() => break Err(Error::cancelled("stopped")),
+            Ok(None) => {
+                Error::unavailable("some partitions must be looked up in the sink's ledger")
+            }
+            Err(error) => error,
+        };
+        if error.kind().reaction() != Reaction::Retry {
+            break Err(error);
+        }
+        let Some(wait) = backoff.wait(retry, jitter()) else {
+            break Err(Error::new(
+                error.kind(),
+                format!("gave up after {retry} retries without progress"),
+            )
+            .with_source(error));
+        };
+        retry += 1;
+        live.state().row.retries += 1;
+        tracing::warn!(run = %id.short(), %error, retry, wait_ms = wait.as_millis() as u64, "will retry");
+        live.set_phase(
+            "waiting",
+            format!("retry {retry} in {:.1} s: {error}", wait.as_secs_f64()),
+        );
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = live.shutdown.draining() => break Err(Error::cancelled("stopped")),
+        }
+    };
+    end(&agent, &live, ended).await;
+}
+
+async fn end(agent: &Agent, live: &Live, ended: Result<Outcome>) {
+    let operator = live.cancelled.load(std::sync::atomic::Ordering::SeqCst);
+    let mut row = live.snapshot().row;
+    row.message.clear();
+    row.kind = None;
+    row.status = match &ended {
+        Ok(Outcome::Done) => Status::Done,
+        Ok(Outcome::Partial) => Status::Partial,
+        Ok(Outcome::Abandoned) => Status::Abandoned,
+        Err(error) if error.kind() == Kind::Cancelled && operator => Status::Cancelled,
+        // The agent stops: the run goes on when it starts again.
+        Err(error) if error.kind() == Kind::Cancelled => Status::Running,
+        Err(_) => Status::Failed,
+    };
+    if let Err(error) = &ended
+        && row.status == Status::Failed
+    {
+        row.message = error.to_string();
+        row.kind = Some(error.kind());
+    }
+    if !row.status.is_active() {
+        row.ended_at = agent.now_s();
+    }
+    match row.status {
+        Status::Failed => {
+            tracing::error!(run = %row.id.short(), kind = ?row.kind, error = %row.message, "run failed")
+        }
+        status => {
+            tracing::info!(run = %row.id.short(), status = status.name(), elapsed_ms = row.elapsed_ms, "run ended")
+        }
+    }
+    let stored = row.clone();
+    let written = live.decide(&agent.cpu, move |run| {
+        run.flush()?;
+        run.store().update(&stored)
+    });
+    if let Err(error) = written.await {
+        tracing::error!(run = %row.id.short(), %error, "the end of the run could not be stored; it will be begun again");
+    }
+    let mut state = live.state();
+    // The time of this stretch is in the row now.
+    row.elapsed_ms = row
+        .elapsed_ms
+        .saturating_sub(u64::try_from(live.began.elapsed().as_millis()).unwrap_or(u64::MAX));
+    state.row = row;
+    state.phase = "";
+}
+
+/// One attempt. `None` if another one is needed.
+async fn attempt(
+    agent: &Arc<Agent>,
+    live: &Arc<Live>,
+    id: RunId,
+    job: &Job,
+) -> Result<Option<Outcome>> {
+    live.set_phase("attaching", String::new());
+    let link = agent.link(&job.spec.to.name)?;
+    let source = agent.source(&job.spec.from.name)?;
+    let table = source.describe(&job.spec.from.table).await?;
+    let selection = Selection::resolve(&job.spec.selection, &table.schema, job.now)?;
+    if selection.text() != job.resolved {
+        return Err(Error::schema(format!(
+            "table {} has changed: the selection now means {} and meant {}; begin a new run",
+            table.name,
+            selection.text(),
+            job.resolved
+        )));
+    }
+    let schema = link::projected(&table.schema, selection.columns())?;
+    let digest_id = DigestId::of(&schema)?;
+    if digest_id.0 != job.digest_id {
+        return Err(Error::schema(format!(
+            "table {}: its columns have changed since the run was planned; begin a new run",
+            table.name
+        )));
+    }
+    let epoch = attach(agent, live, &link, id, job).await?;
+    live.set_phase("copying", String::new());
+    let window = Window {
+        frames: agent.config.window_frames,
+        frame_bytes_max: agent.config.frame_bytes_max,
+    };
+    let streams = live.state().row.streams.clamp(1, agent.config.streams_max);
+    let attempt = Arc::new(Attempt {
+        run: id,
+        epoch,
+        to: job.spec.to.clone(),
+        table: job.spec.from.table.clone(),
+        schema,
+        digest_id,
+        window,
+        chunk_bytes: agent.config.chunk_bytes,
+        finishes_max: agent.config.finishes_max as usize,
+        compression: agent.config.compression,
+        stream_bytes: agent.stream_bytes(source.read_bytes(&table)),
+        budget: agent.budget.clone(),
+        cpu: agent.cpu.clone(),
+        peer_timeout: agent.config.peer_timeout,
+        lease_wait_max: agent.config.lease_wait_max,
+        engine_timeout: agent.config.engine_timeout,
+        shutdown: live.shutdown.clone(),
+        link: link.clone(),
+        source: Arc::clone(&source),
+        selection,
+    });
+    let copied = copy(agent, live, &attempt, streams).await;
+    let verdict = live.decide(&agent.cpu, Run::verdict).await?;
+    copied?;
+    let Verdict::Complete(outcome) = verdict else {
+        return Ok(None);
+    };
+    live.set_phase("completing", String::new());
+    link.complete(&job.spec.to, id, epoch, outcome).await?;
+    Ok(Some(outcome))
+}
+
+async fn attach(
+    agent: &Arc<Agent>,
+    live: &Live,
+    link: &Link,
+    id: RunId,
+    job: &Job,
+) -> Result<Epoch> {
+    let request = v1::AttachRequest {
+        protocol: strait_proto::PROTOCOL_MAX,
+        target: Some(link::target(&job.spec.to)),
+        run: id.to_string(),
+        agent: agent.identity(),
+        job: job.to_json()?,
+        digest_id: job.digest_id.clone(),
+    };
+    live.decide(&agent.cpu, Run::attach).await?;
+    let (epoch, mut pages) = link.attach(request).await?;
+    while let Some(positions) = pages.next().await? {
+        live.decide(&agent.cpu, move |run| {
+            positions
+                .iter()
+                .try_for_each(|position| run.position(position))
+        })
+        .await?;
+    }
+    let row = {
+        let mut state = live.state();
+        state.row.attempts += 1;
+        state.row.epoch = epoch.0;
+        let mut row = state.row.clone();
+        row.elapsed_ms += u64::try_from(live.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        row
+    };
+    tracing::info!(run = %id.short(), %epoch, attempt = row.attempts, "attached");
+    live.decide(&agent.cpu, move |run| {
+        run.flush()?;
+        run.store().update(&row)
+    })
+    .await?;
+    Ok(epoch)
+}
+
+/// Copies over several streams until nothing is left. The first error that is not one stream's own bad luck ends all of them.
+async fn copy(
+    agent: &Arc<Agent>,
+    live: &Arc<Live>,
+    attempt: &Arc<Attempt>,
+    streams: u32,
+) -> Result<()> {
+    let board = Arc::new(RunBoard {
+        live: Arc::clone(live),
+        cpu: agent.cpu.clone(),
+        source: Arc::clone(&attempt.source),
+        attempt: Arc::clone(attempt),
+    });
+    let mut workers = JoinSet::new();
+    for _ in 0..streams {
+        let (attempt, board) = (Arc::clone(attempt), Arc::clone(&board));
+        workers.spawn(async move { worker(&attempt, &board).await });
+    }
+    let mut flush = tokio::time::interval(FLUSH_INTERVAL);
+    let mut result = Ok(());
+    loop {
+        tokio::select! {
+            joined = workers.join_next() => {
+                let ended = match joined {
+                    None => return result,
+                    Some(Ok(ended)) => ended,
+                    Some(Err(error)) if error.is_cancelled() => continue,
+                    Some(Err(error)) => Err(Error::internal("a stream").with_source(error)),
+                };
+                // The streams that are left go on with what they have; they may finish it.
+                if let Err(error) = ended {
+                    if error.kind().reaction() != Reaction::Retry {
+                        workers.abort_all();
+                    }
+                    if result.is_ok() || error.kind().reaction() != Reaction::Retry {
+                        result = Err(error);
+                    }
+                    board.live.changed.notify_waiters();
+                }
+            }
+            _ = flush.tick() => {
+                let row = live.snapshot().row;
+                live.decide(&agent.cpu, move |run| { run.flush()?; run.store().update(&row) }).await?;
+            }
+        }
+    }
+}
+
+/// One stream after another until nothing is left: a stream that finds no room at the sink gives this side's back and tries again.
+async fn worker(attempt: &Attempt, board: &RunBoard) -> Result<()> {
+    loop {
+        match stream::run(attempt, board).await? {
+            Ended::Well => return Ok(()),
+            Ended::NoRoom => {
+                tracing::info!(run = %attempt.run.short(), "the sink has no memory for another stream yet");
+                let wait = RETRY_WAIT_FIRST.mul_f64(1.0 + jitter());
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = attempt.shutdown.draining() => return Ok(()),
+                }
+                if board.nothing_left().await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The run, as its streams see it.
+struct RunBoard {
+    live: Arc<Live>,
+    cpu: CpuPool,
+    source: Arc<dyn Source>,
+    attempt: Arc<Attempt>,
+}
+
+impl RunBoard {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.live.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    async fn nothing_left(&self) -> Result<bool> {
+        self.live.decide(&self.cpu, |run| run.is_over()).await
+    }
+
+    /// Finds the partition that has moved as it is now, and writes it into the plan.
+    async fn replan(&self, moved: Partition) -> Result<()> {
+        let mut found = None;
+        let mut partitions = self
+            .source
+            .partitions(&self.attempt.table, &self.attempt.selection)
+            .await?;
+        while let Some(partition) = partitions.next().await {
+            let partition = partition?;
+            if partition.key == moved.key {
+                found = Some(partition);
+                break;
+            }
+        }
+        tracing::info!(partition = %moved.key.label(), from = %moved.version,
+            to = %found.as_ref().map(|found| found.version.to_string()).unwrap_or_default(), "the partition has moved");
+        let now_ms = self.now_ms();
+        self.live
+            .decide(&self.cpu, move |run| {
+                run.replan(&moved, found, now_ms, jitter())
+            })
+            .await
+    }
+}
+
+impl Board for RunBoard {
+    async fn next(&self) -> Result<Option<Assignment>> {
+        loop {
+            // Listened for from before the question on, so that no change is missed.
+            let changed = self.live.changed.notified();
+            if self.live.shutdown.is_draining() {
+                return Ok(None);
+            }
+            let now_ms = self.now_ms();
+            let wait = match self
+                .live
+                .decide(&self.cpu, move |run| run.next(now_ms))
+                .await?
+            {
+                Next::Partition(assignment) => return Ok(Some(*assignment)),
+                Next::Nothing => return Ok(None),
+                Next::Wait(ready_ms) => {
+                    Duration::from_millis(ready_ms.saturating_sub(now_ms).max(1))
+                }
+                Next::Busy => FLUSH_INTERVAL,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = changed => {}
+                () = self.live.shutdown.draining() => {}
+            }
+        }
+    }
+
+    async fn report(&self, report: Report) -> Result<()> {
+        let now_ms = self.now_ms();
+        let settles = !matches!(report, Report::Sent { .. } | Report::Acked { .. });
+        let moved = match report {
+            // Counting needs no disk.
+            Report::Sent { .. } | Report::Acked { .. } => {
+                self.live.run().report(report, now_ms, 0.0)?
+            }
+            report => {
+                self.live
+                    .decide(&self.cpu, move |run| run.report(report, now_ms, jitter()))
+                    .await?
+            }
+        };
+        if let Some(moved) = moved {
+            self.replan(moved).await?;
+        }
+        if settles {
+            self.live.changed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    async fn lost(&self, seqs: Vec<u64>) {
+        let now_ms = self.now_ms();
+        self.live.run().lost(&seqs, now_ms);
+        self.live.changed.notify_waiters();
+    }
+}
+
+/// Stores a run and its plan: reads the partitions of the source in order and writes them in one act.
+///
+/// # Errors
+/// What the source yields; `Unavailable` if the store cannot be written.
+pub async fn store_plan(
+    cpu: &CpuPool,
+    mut store: RunStore,
+    row: RunRow,
+    mut partitions: strait_common::engine::Stream<Partition>,
+) -> Result<u64> {
+    let (send, receive) = std::sync::mpsc::sync_channel::<Result<Partition>>(1000);
+    let write = cpu.run(move || store.insert(&row, receive.into_iter()));
+    let feed = async move {
+        while let Some(partition) = partitions.next().await {
+            let mut partition = Some(partition);
+            // The writer is on a thread of its own and drains the queue; a full queue is waited for without blocking the runtime.
+            while let Some(item) = partition.take() {
+                match send.try_send(item) {
+                    Ok(()) => {}
+                    Err(std::sync::mpsc::TrySendError::Full(item)) => {
+                        partition = Some(item);
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return,
+                }
+            }
+        }
+    };
+    let (written, ()) = tokio::join!(write, feed);
+    written
+}
+
+fn jitter() -> f64 {
+    rand::rng().random()
+}

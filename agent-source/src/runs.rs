@@ -1,0 +1,678 @@
+//! The runs this agent knows, in SQLite: each with its stored plan.
+//!
+//! What is stored here decides what a run wants: its job, its frozen now, its partitions and their versions. What is committed is
+//! decided by the sink's ledger alone; the states of partitions here are what that ledger said last, for display and for
+//! counting.
+//!
+//! `synchronous=FULL`: a plan that was acknowledged is there after a power cut. Calls block; they run on the CPU pool.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use strait_common::engine::{Partition, Receipt, Version};
+use strait_common::ids::RunId;
+use strait_common::{Error, Kind, OrError, Result};
+
+use crate::job::Job;
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Stored, not begun.
+    Planned,
+    /// Begun; goes on by itself after a restart.
+    Running,
+    /// Every partition is committed.
+    Done,
+    /// Some partitions failed.
+    Partial,
+    /// It cannot go on without a person.
+    Failed,
+    /// Stopped by an operator.
+    Cancelled,
+    /// Given up by an operator.
+    Abandoned,
+}
+
+impl Status {
+    const ALL: [Status; 7] = [
+        Status::Planned,
+        Status::Running,
+        Status::Done,
+        Status::Partial,
+        Status::Failed,
+        Status::Cancelled,
+        Status::Abandoned,
+    ];
+
+    /// The word in SQL, on the wire and in `--json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Planned => "planned",
+            Status::Running => "running",
+            Status::Done => "done",
+            Status::Partial => "partial",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+            Status::Abandoned => "abandoned",
+        }
+    }
+
+    fn from_name(name: &str) -> Result<Status> {
+        let found = Status::ALL.into_iter().find(|status| status.name() == name);
+        found.ok_or_else(|| Error::corrupt(format!("'{name}' is not the status of a run")))
+    }
+
+    /// Whether the agent works on it, now or after a restart.
+    pub fn is_active(self) -> bool {
+        matches!(self, Status::Planned | Status::Running)
+    }
+}
+
+/// How a partition of a run stands, as far as this agent knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PartitionState {
+    /// To be copied.
+    Pending,
+    /// Committed by this run.
+    Done,
+    /// Committed by an earlier run, with equal version and selection.
+    Already,
+    /// Failed; the run goes on without it.
+    Failed,
+}
+
+impl PartitionState {
+    /// The word in SQL, on the wire and in `--json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            PartitionState::Pending => "pending",
+            PartitionState::Done => "done",
+            PartitionState::Already => "already",
+            PartitionState::Failed => "failed",
+        }
+    }
+
+    fn from_name(name: &str) -> Result<PartitionState> {
+        [
+            PartitionState::Pending,
+            PartitionState::Done,
+            PartitionState::Already,
+            PartitionState::Failed,
+        ]
+        .into_iter()
+        .find(|state| state.name() == name)
+        .ok_or_else(|| Error::corrupt(format!("'{name}' is not the state of a partition")))
+    }
+}
+
+/// A run as stored.
+#[derive(Clone, Debug)]
+pub struct RunRow {
+    /// Its id.
+    pub id: RunId,
+    /// What it does.
+    pub job: Job,
+    /// At most this many streams.
+    pub streams: u32,
+    /// How it stands.
+    pub status: Status,
+    /// Seconds since 1970; 0 where it has not happened.
+    pub created_at: i64,
+    /// When its first attempt began.
+    pub started_at: i64,
+    /// When it ended.
+    pub ended_at: i64,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// The epoch of the newest attempt.
+    pub epoch: u64,
+    /// Retries after temporary errors.
+    pub retries: u32,
+    /// Time spent running, over all attempts.
+    pub elapsed_ms: u64,
+    /// Why it ended as it did.
+    pub message: String,
+    /// The kind of the error it ended with.
+    pub kind: Option<Kind>,
+    /// What the operator was warned of.
+    pub warnings: Vec<String>,
+}
+
+/// A partition of a run as stored.
+#[derive(Clone, Debug)]
+pub struct PartitionRow {
+    /// Its number in the plan, in order of key.
+    pub seq: u64,
+    /// The planned partition.
+    pub partition: Partition,
+    /// How it stands.
+    pub state: PartitionState,
+    /// What was spent on it.
+    pub spent: Spent,
+    /// How often it was begun, and how often it had moved.
+    pub attempts: u32,
+    /// Restarts because its version had changed.
+    pub moved: u32,
+    /// The proof, once committed.
+    pub receipt: Option<Receipt>,
+    /// Why it failed last.
+    pub message: String,
+    /// The kind of that error.
+    pub kind: Option<Kind>,
+}
+
+/// What a partition cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Rows sent, counting those sent again.
+    pub rows: u64,
+    /// Arrow bytes sent.
+    pub raw_bytes: u64,
+    /// Bytes on the wire.
+    pub wire_bytes: u64,
+    /// Time in copying.
+    pub elapsed_ms: u64,
+}
+
+/// Sums over a run's partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// How many there are.
+    pub partitions: u64,
+    /// Committed by this run.
+    pub done: u64,
+    /// Committed before.
+    pub already: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Planned rows, where known.
+    pub rows: u64,
+    /// Planned bytes, where known.
+    pub bytes: u64,
+    /// Rows of committed partitions, by their receipts.
+    pub rows_done: u64,
+    /// What was spent on all of them.
+    pub spent: Spent,
+}
+
+/// A change to a partition that is written down.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Its number.
+    pub seq: u64,
+    /// How it stands now.
+    pub state: PartitionState,
+    /// What was spent on it so far.
+    pub spent: Spent,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// The proof, once committed.
+    pub receipt: Option<Receipt>,
+    /// Why it failed.
+    pub error: Option<(Kind, String)>,
+}
+
+/// The store of runs.
+#[derive(Debug)]
+pub struct RunStore {
+    db: Connection,
+}
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS runs (
+        id TEXT PRIMARY KEY,
+        job TEXT NOT NULL,
+        streams INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        started_at INTEGER NOT NULL DEFAULT 0,
+        ended_at INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        epoch INTEGER NOT NULL DEFAULT 0,
+        retries INTEGER NOT NULL DEFAULT 0,
+        elapsed_ms INTEGER NOT NULL DEFAULT 0,
+        message TEXT NOT NULL DEFAULT '',
+        kind TEXT,
+        warnings TEXT NOT NULL DEFAULT '[]'
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS partitions (
+        run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+        seq INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        version TEXT NOT NULL,
+        pin TEXT NOT NULL,
+        rows INTEGER,
+        bytes INTEGER,
+        state TEXT NOT NULL DEFAULT 'pending',
+        attempts INTEGER NOT NULL DEFAULT 0,
+        moved INTEGER NOT NULL DEFAULT 0,
+        sent_rows INTEGER NOT NULL DEFAULT 0,
+        raw_bytes INTEGER NOT NULL DEFAULT 0,
+        wire_bytes INTEGER NOT NULL DEFAULT 0,
+        elapsed_ms INTEGER NOT NULL DEFAULT 0,
+        receipt TEXT,
+        receipt_rows INTEGER,
+        message TEXT NOT NULL DEFAULT '',
+        kind TEXT,
+        PRIMARY KEY (run, seq),
+        UNIQUE (run, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS partitions_by_state ON partitions (run, state, seq);
+";
+
+/// The version of [`SCHEMA`], in SQLite's `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+const RUN_COLUMNS: &str = "id, job, streams, status, created_at, started_at, ended_at, attempts, epoch, retries, elapsed_ms, \
+     message, kind, warnings";
+const PARTITION_COLUMNS: &str = "seq, key, version, pin, rows, bytes, state, attempts, moved, sent_rows, raw_bytes, \
+     wire_bytes, elapsed_ms, receipt, message, kind";
+
+impl RunStore {
+    /// Opens or makes the store in this file.
+    ///
+    /// # Errors
+    /// `Config` if the file cannot be opened or is of a newer release.
+    pub fn open(path: &Path) -> Result<RunStore> {
+        let context = || format!("run store {}", path.display());
+        let db = Connection::open(path).or_error(Kind::Config, context())?;
+        RunStore::set_up(db).map_err(|error| error.context(context()))
+    }
+
+    /// A store that lives in memory, for tests: dropping it is losing it.
+    ///
+    /// # Errors
+    /// `Config` if SQLite has no memory.
+    pub fn in_memory() -> Result<RunStore> {
+        RunStore::set_up(
+            Connection::open_in_memory().or_error(Kind::Config, "run store in memory")?,
+        )
+    }
+
+    fn set_up(db: Connection) -> Result<RunStore> {
+        let context = "set up";
+        db.pragma_update(None, "journal_mode", "WAL")
+            .or_error(Kind::Config, context)?;
+        db.pragma_update(None, "synchronous", "FULL")
+            .or_error(Kind::Config, context)?;
+        db.pragma_update(None, "foreign_keys", true)
+            .or_error(Kind::Config, context)?;
+        let version: i64 = db
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .or_error(Kind::Config, context)?;
+        if version > SCHEMA_VERSION {
+            return Err(Error::config(format!(
+                "it has format {version}, this release knows up to {SCHEMA_VERSION}; use the newer release"
+            )));
+        }
+        db.execute_batch(SCHEMA).or_error(Kind::Config, context)?;
+        db.pragma_update(None, "user_version", SCHEMA_VERSION)
+            .or_error(Kind::Config, context)?;
+        Ok(RunStore { db })
+    }
+
+    /// Stores a run with its plan, in one act: all of it or nothing.
+    ///
+    /// # Errors
+    /// What `partitions` yields; `Unavailable` if SQLite cannot write.
+    pub fn insert(
+        &mut self,
+        run: &RunRow,
+        partitions: impl Iterator<Item = Result<Partition>>,
+    ) -> Result<u64> {
+        let transaction = self.db.transaction().or_error(Kind::Unavailable, WRITE)?;
+        transaction
+            .execute(
+                "INSERT INTO runs (id, job, streams, status, created_at, warnings) VALUES (?, ?, ?, ?, ?, ?)",
+                params![
+                    run.id.to_string(),
+                    run.job.to_json()?,
+                    run.streams,
+                    run.status.name(),
+                    run.created_at,
+                    serde_json::to_string(&run.warnings).unwrap_or_else(|_| "[]".to_owned()),
+                ],
+            )
+            .or_error(Kind::Unavailable, WRITE)?;
+        let mut seq = 0;
+        {
+            let sql = "INSERT INTO partitions (run, seq, key, version, pin, rows, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)";
+            let mut insert = transaction
+                .prepare(sql)
+                .or_error(Kind::Unavailable, WRITE)?;
+            for partition in partitions {
+                let partition = partition?;
+                insert
+                    .execute(params![
+                        run.id.to_string(),
+                        to_sql(seq),
+                        partition.key.to_string(),
+                        partition.version.0,
+                        partition.pin,
+                        partition.rows.map(to_sql),
+                        partition.bytes.map(to_sql),
+                    ])
+                    .or_error(Kind::Unavailable, WRITE)?;
+                seq += 1;
+            }
+        }
+        transaction.commit().or_error(Kind::Unavailable, WRITE)?;
+        Ok(seq)
+    }
+
+    /// The run, if it is known.
+    ///
+    /// # Errors
+    /// `Corrupt` if what is stored cannot be read.
+    pub fn run(&self, id: RunId) -> Result<Option<RunRow>> {
+        let sql = format!("SELECT {RUN_COLUMNS} FROM runs WHERE id = ?");
+        let found = self
+            .db
+            .query_row(&sql, [id.to_string()], |row| Ok(run_row(row)))
+            .optional();
+        found.or_error(Kind::Unavailable, READ)?.transpose()
+    }
+
+    /// The runs whose ids begin with `prefix`, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// `Corrupt` if what is stored cannot be read.
+    pub fn runs(&self, prefix: &str, limit: u32) -> Result<Vec<RunRow>> {
+        let sql = format!(
+            "SELECT {RUN_COLUMNS} FROM runs WHERE substr(id, 1, length(?1)) = ?1 ORDER BY created_at DESC, id LIMIT ?2"
+        );
+        self.all(&sql, params![prefix, limit], run_row)
+    }
+
+    /// The runs that the agent works on.
+    ///
+    /// # Errors
+    /// `Corrupt` if what is stored cannot be read.
+    pub fn active(&self) -> Result<Vec<RunRow>> {
+        let sql = format!(
+            "SELECT {RUN_COLUMNS} FROM runs WHERE status IN ('planned', 'running') ORDER BY created_at, id"
+        );
+        self.all(&sql, [], run_row)
+    }
+
+    /// Writes everything of the run that can change, except its plan.
+    ///
+    /// # Errors
+    /// `Unavailable` if SQLite cannot write.
+    pub fn update(&self, run: &RunRow) -> Result<()> {
+        let changed = self.db.execute(
+            "UPDATE runs SET status = ?2, started_at = ?3, ended_at = ?4, attempts = ?5, epoch = ?6, retries = ?7, elapsed_ms = ?8, \
+             message = ?9, kind = ?10 WHERE id = ?1",
+            params![
+                run.id.to_string(),
+                run.status.name(),
+                run.started_at,
+                run.ended_at,
+                run.attempts,
+                to_sql(run.epoch),
+                run.retries,
+                to_sql(run.elapsed_ms),
+                run.message,
+                run.kind.map(Kind::name),
+            ],
+        );
+        match changed.or_error(Kind::Unavailable, WRITE)? {
+            1 => Ok(()),
+            _ => Err(Error::internal(format!("run {} is not stored", run.id))),
+        }
+    }
+
+    /// At most `limit` partitions from `from` on, in order of key; only those in `state`, where it is given.
+    ///
+    /// # Errors
+    /// `Corrupt` if what is stored cannot be read.
+    pub fn partitions(
+        &self,
+        run: RunId,
+        state: Option<PartitionState>,
+        from: u64,
+        limit: u32,
+    ) -> Result<Vec<PartitionRow>> {
+        let run = run.to_string();
+        match state {
+            Some(state) => self.all(
+                &format!("SELECT {PARTITION_COLUMNS} FROM partitions WHERE run = ? AND state = ? AND seq >= ? ORDER BY seq LIMIT ?"),
+                params![run, state.name(), to_sql(from), limit],
+                partition_row,
+            ),
+            None => self.all(
+                &format!("SELECT {PARTITION_COLUMNS} FROM partitions WHERE run = ? AND seq >= ? ORDER BY seq LIMIT ?"),
+                params![run, to_sql(from), limit],
+                partition_row,
+            ),
+        }
+    }
+
+    /// The partition with this key, if the plan has it.
+    ///
+    /// # Errors
+    /// `Corrupt` if what is stored cannot be read.
+    pub fn partition_by_key(&self, run: RunId, key: &str) -> Result<Option<PartitionRow>> {
+        let sql = format!("SELECT {PARTITION_COLUMNS} FROM partitions WHERE run = ? AND key = ?");
+        let found = self
+            .db
+            .query_row(&sql, params![run.to_string(), key], |row| {
+                Ok(partition_row(row))
+            })
+            .optional();
+        found.or_error(Kind::Unavailable, READ)?.transpose()
+    }
+
+    /// An attempt begins: the sink's ledger will say what is done, so nothing is until it has spoken.
+    ///
+    /// # Errors
+    /// `Unavailable` if SQLite cannot write.
+    pub fn forget_states(&self, run: RunId) -> Result<()> {
+        let sql = "UPDATE partitions SET state = 'pending', receipt = NULL, receipt_rows = NULL, message = '', kind = NULL WHERE run = ?";
+        self.db
+            .execute(sql, [run.to_string()])
+            .or_error(Kind::Unavailable, WRITE)?;
+        Ok(())
+    }
+
+    /// Writes changes of partitions, all in one act.
+    ///
+    /// # Errors
+    /// `Unavailable` if SQLite cannot write.
+    pub fn apply(&mut self, run: RunId, changes: &[Change]) -> Result<()> {
+        let transaction = self.db.transaction().or_error(Kind::Unavailable, WRITE)?;
+        {
+            let sql = "UPDATE partitions SET state = ?3, attempts = ?4, sent_rows = ?5, raw_bytes = ?6, wire_bytes = ?7, elapsed_ms = ?8, \
+                       receipt = ?9, receipt_rows = ?10, message = ?11, kind = ?12 WHERE run = ?1 AND seq = ?2";
+            let mut update = transaction
+                .prepare_cached(sql)
+                .or_error(Kind::Unavailable, WRITE)?;
+            for change in changes {
+                let receipt = change
+                    .receipt
+                    .as_ref()
+                    .map(serde_json::to_string)
+                    .transpose();
+                let receipt = receipt.or_error(Kind::Internal, "write a receipt")?;
+                let (kind, message) = match &change.error {
+                    Some((kind, message)) => (Some(kind.name()), message.as_str()),
+                    None => (None, ""),
+                };
+                update
+                    .execute(params![
+                        run.to_string(),
+                        to_sql(change.seq),
+                        change.state.name(),
+                        change.attempts,
+                        to_sql(change.spent.rows),
+                        to_sql(change.spent.raw_bytes),
+                        to_sql(change.spent.wire_bytes),
+                        to_sql(change.spent.elapsed_ms),
+                        receipt,
+                        change.receipt.as_ref().map(|receipt| to_sql(receipt.rows)),
+                        message,
+                        kind,
+                    ])
+                    .or_error(Kind::Unavailable, WRITE)?;
+            }
+        }
+        transaction.commit().or_error(Kind::Unavailable, WRITE)
+    }
+
+    /// The partition has moved: its new version is in the stored plan from here on, durably, before it is read.
+    ///
+    /// # Errors
+    /// `Unavailable` if SQLite cannot write.
+    pub fn replan(&self, run: RunId, seq: u64, partition: &Partition, moved: u32) -> Result<()> {
+        let sql = "UPDATE partitions SET version = ?, pin = ?, rows = ?, bytes = ?, moved = ? WHERE run = ? AND seq = ?";
+        let (rows, bytes) = (partition.rows.map(to_sql), partition.bytes.map(to_sql));
+        let values = params![
+            partition.version.0,
+            partition.pin,
+            rows,
+            bytes,
+            moved,
+            run.to_string(),
+            to_sql(seq)
+        ];
+        self.db
+            .execute(sql, values)
+            .or_error(Kind::Unavailable, WRITE)?;
+        Ok(())
+    }
+
+    /// Sums over the run's partitions.
+    ///
+    /// # Errors
+    /// `Unavailable` if SQLite cannot read.
+    pub fn totals(&self, run: RunId) -> Result<Totals> {
+        let sql = "SELECT count(*), count(*) FILTER (WHERE state = 'done'), count(*) FILTER (WHERE state = 'already'), \
+                   count(*) FILTER (WHERE state = 'failed'), coalesce(sum(rows), 0), coalesce(sum(bytes), 0), \
+                   coalesce(sum(receipt_rows) FILTER (WHERE state IN ('done', 'already')), 0), coalesce(sum(sent_rows), 0), \
+                   coalesce(sum(raw_bytes), 0), coalesce(sum(wire_bytes), 0), coalesce(sum(elapsed_ms), 0) \
+                   FROM partitions WHERE run = ?";
+        let row = |row: &Row<'_>| {
+            let get = |at: usize| row.get::<_, i64>(at).map(from_sql);
+            Ok(Totals {
+                partitions: get(0)?,
+                done: get(1)?,
+                already: get(2)?,
+                failed: get(3)?,
+                rows: get(4)?,
+                bytes: get(5)?,
+                rows_done: get(6)?,
+                spent: Spent {
+                    rows: get(7)?,
+                    raw_bytes: get(8)?,
+                    wire_bytes: get(9)?,
+                    elapsed_ms: get(10)?,
+                },
+            })
+        };
+        self.db
+            .query_row(sql, [run.to_string()], row)
+            .or_error(Kind::Unavailable, READ)
+    }
+
+    fn all<T>(
+        &self,
+        sql: &str,
+        values: impl rusqlite::Params,
+        read: fn(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut statement = self
+            .db
+            .prepare_cached(sql)
+            .or_error(Kind::Unavailable, READ)?;
+        let rows = statement
+            .query_map(values, |row| Ok(read(row)))
+            .or_error(Kind::Unavailable, READ)?;
+        rows.map(|row| row.or_error(Kind::Unavailable, READ)?)
+            .collect()
+    }
+}
+
+const WRITE: &str = "write to the run store (is the disk of state_dir full?)";
+const READ: &str = "read the run store";
+
+/// SQLite's integers are signed; no count of ours comes near 2^63.
+fn to_sql(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn from_sql(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0)
+}
+
+fn kind(name: Option<String>) -> Option<Kind> {
+    name.as_deref().and_then(Kind::from_name)
+}
+
+fn run_row(row: &Row<'_>) -> Result<RunRow> {
+    let text = |column| row.get::<_, String>(column).or_error(Kind::Corrupt, READ);
+    let int = |column| row.get::<_, i64>(column).or_error(Kind::Corrupt, READ);
+    let small = |column| row.get::<_, u32>(column).or_error(Kind::Corrupt, READ);
+    Ok(RunRow {
+        id: text("id")?.parse()?,
+        job: Job::from_json(&text("job")?)?,
+        streams: small("streams")?,
+        status: Status::from_name(&text("status")?)?,
+        created_at: int("created_at")?,
+        started_at: int("started_at")?,
+        ended_at: int("ended_at")?,
+        attempts: small("attempts")?,
+        epoch: from_sql(int("epoch")?),
+        retries: small("retries")?,
+        elapsed_ms: from_sql(int("elapsed_ms")?),
+        message: text("message")?,
+        kind: row
+            .get::<_, Option<String>>("kind")
+            .map(kind)
+            .or_error(Kind::Corrupt, READ)?,
+        warnings: serde_json::from_str(&text("warnings")?).unwrap_or_default(),
+    })
+}
+
+fn partition_row(row: &Row<'_>) -> Result<PartitionRow> {
+    let text = |column| row.get::<_, String>(column).or_error(Kind::Corrupt, READ);
+    let maybe_text = |column| {
+        row.get::<_, Option<String>>(column)
+            .or_error(Kind::Corrupt, READ)
+    };
+    let count = |column| {
+        row.get::<_, i64>(column)
+            .map(from_sql)
+            .or_error(Kind::Corrupt, READ)
+    };
+    let maybe_count = |column| {
+        row.get::<_, Option<i64>>(column)
+            .or_error(Kind::Corrupt, READ)
+    };
+    let small = |column| row.get::<_, u32>(column).or_error(Kind::Corrupt, READ);
+    let receipt = maybe_text("receipt")?.map(|text| serde_json::from_str(&text));
+    Ok(PartitionRow {
+        seq: count("seq")?,
+        partition: Partition {
+            key: text("key")?.parse()?,
+            rows: maybe_count("rows")?.map(from_sql),
+            bytes: maybe_count("bytes")?.map(from_sql),
+            version: Version(text("version")?),
+            pin: text("pin")?,
+        },
+        state: PartitionState::from_name(&text("state")?)?,
+        spent: Spent {
+            rows: count("sent_rows")?,
+            raw_bytes: count("raw_bytes")?,
+            wire_bytes: count("wire_bytes")?,
+            elapsed_ms: count("elapsed_ms")?,
+        },
+        attempts: small("attempts")?,
+        moved: small("moved")?,
+        receipt: receipt
+            .transpose()
+            .or_error(Kind::Corrupt, "read a receipt")?,
+        message: text("message")?,
+        kind: kind(maybe_text("kind")?),
+    })
+}

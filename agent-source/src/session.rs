@@ -1,0 +1,496 @@
+//! One `Copy` stream, decided: what is sent next, and what this side needs next to go on.
+//!
+//! A plain state machine: no socket, no clock, no lock, no engine. [`stream`](crate::stream) waits and feeds it; the simulation feeds it in
+//! any order.
+//!
+//! - The engine is asked for rows only with credit in hand, so nothing piles up on this side.
+//! - Partitions follow one another without waiting for their finishes, of which at most `finishes_max` are unanswered.
+//! - A partition that the sink has failed, or has already, is left where it stands; the stream goes on with the next one.
+
+use std::collections::VecDeque;
+
+use strait_common::digest::{Digest, DigestId};
+use strait_common::engine::{Cursor, Disposition, Level, Partition, Position, Receipt};
+use strait_common::frame::Frame;
+use strait_common::{Error, Kind, Result, wire};
+use strait_proto::v1;
+use strait_proto::v1::copy_reply::Body as Reply;
+use strait_proto::v1::copy_request::Body as Request;
+
+/// A partition to copy.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// Its number in the stored plan.
+    pub seq: u64,
+    /// Which, of which version.
+    pub partition: Partition,
+    /// What happens to rows already at B.
+    pub disposition: Disposition,
+    /// Where to go on, by the sink's ledger.
+    pub from: Option<Position>,
+}
+
+/// Rows of the partition, encoded.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The selected rows; none if the batch had none.
+    pub frames: Vec<Frame>,
+    /// The place after the batch.
+    pub end: Cursor,
+    /// Rows over all frames.
+    pub rows: u64,
+    /// Their digest.
+    pub digest: Digest,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Event {
+    /// The sink said this.
+    Reply(Reply),
+    /// The next partition, or none: nothing is left to do.
+    Assigned(Option<Box<Assignment>>),
+    /// The next rows of the partition.
+    Batch(Encoded),
+    /// The partition has no more rows.
+    End,
+    /// The partition cannot be read on.
+    ReadFailed(Error),
+    /// The soft stop: checkpoint what is under way, then end.
+    Drain,
+}
+
+/// What this side waits for next. A reply can come at any time, whatever else is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// A partition to copy.
+    Assignment,
+    /// The next batch of the current partition.
+    Batch,
+    /// A reply.
+    Reply,
+    /// Nothing: the stream has ended well.
+    Nothing,
+}
+
+/// What is told to the run.
+#[derive(Debug)]
+pub enum Report {
+    /// Frames were handed to the wire.
+    Sent {
+        /// The partition's number.
+        seq: u64,
+        /// Rows in them.
+        rows: u64,
+        /// Bytes when decompressed.
+        raw_bytes: u64,
+        /// Bytes on the wire.
+        wire_bytes: u64,
+    },
+    /// A chunk is durable.
+    Acked {
+        /// The partition's number.
+        seq: u64,
+        /// Rows since the partition's start.
+        rows: u64,
+    },
+    /// The partition is visible.
+    Done {
+        /// The partition's number.
+        seq: u64,
+        /// The proof.
+        receipt: Receipt,
+        /// It was visible before.
+        already: bool,
+    },
+    /// The partition failed, at either side.
+    Failed {
+        /// The partition's number.
+        seq: u64,
+        /// Why, with the kind that says what to do.
+        error: Error,
+    },
+    /// The partition was left at a checkpoint, for the soft stop.
+    Left {
+        /// The partition's number.
+        seq: u64,
+    },
+}
+
+/// What follows from an event: messages in order, and reports.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// To the sink, in this order.
+    pub send: Vec<Request>,
+    /// To the run.
+    pub reports: Vec<Report>,
+}
+
+/// Bounds of a stream.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Frames in flight, as the sink granted them.
+    pub window_frames: u32,
+    /// The largest payload of one message, in bytes.
+    pub frame_bytes_max: u64,
+    /// A chunk ends when it has this many raw bytes.
+    pub chunk_bytes: u64,
+    /// Finishes without an answer.
+    pub finishes_max: usize,
+}
+
+/// The state of one stream.
+#[derive(Debug)]
+pub struct Session {
+    limits: Limits,
+    digest_id: DigestId,
+    selection: String,
+    credits: u32,
+    /// Begins so far.
+    ordinal: u64,
+    current: Option<Current>,
+    finishing: VecDeque<Finishing>,
+    /// Ordinals that this side gave up: an answer to one may still be on the way, and means nothing.
+    left: Vec<u64>,
+    draining: bool,
+    exhausted: bool,
+}
+
+#[derive(Debug)]
+struct Current {
+    assignment: Assignment,
+    pending: VecDeque<Frame>,
+    cursor: Cursor,
+    sequence: u64,
+    rows: u64,
+    digest: Digest,
+    chunk: Chunk,
+    ended: bool,
+    /// The frame up to which a checkpoint was asked for, once the stop is under way.
+    stopping: Option<u64>,
+}
+
+/// Sums since the last checkpoint.
+#[derive(Debug, Default)]
+struct Chunk {
+    rows: u64,
+    digest: Digest,
+    raw_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Finishing {
+    ordinal: u64,
+    seq: u64,
+    receipt: Receipt,
+}
+
+impl Session {
+    /// A stream that the sink has opened. Receipts carry `selection`, the run's resolved selection.
+    pub fn new(limits: Limits, digest_id: DigestId, selection: String) -> Session {
+        Session {
+            credits: limits.window_frames,
+            limits,
+            digest_id,
+            selection,
+            ordinal: 0,
+            current: None,
+            finishing: VecDeque::new(),
+            left: Vec::new(),
+            draining: false,
+            exhausted: false,
+        }
+    }
+
+    /// Decides what follows from `event`.
+    ///
+    /// # Errors
+    /// The stream ends: `Corrupt` if the sink breaks the protocol, `Internal` if this side does.
+    pub fn apply(&mut self, event: Event) -> Result<Step> {
+        let mut step = Step::default();
+        match event {
+            Event::Reply(reply) => self.reply(reply, &mut step)?,
+            Event::Assigned(Some(assignment)) => self.begin(*assignment, &mut step)?,
+            Event::Assigned(None) => self.exhausted = true,
+            Event::Batch(encoded) => {
+                let current = self.current_mut()?;
+                current.pending.extend(encoded.frames);
+                current.cursor = encoded.end;
+                current.rows += encoded.rows;
+                current.digest = current.digest.plus(encoded.digest);
+                current.chunk.rows += encoded.rows;
+                current.chunk.digest = current.chunk.digest.plus(encoded.digest);
+            }
+            Event::End => self.current_mut()?.ended = true,
+            Event::ReadFailed(error) => {
+                let seq = self.current_mut()?.assignment.seq;
+                self.current = None;
+                self.left.push(self.ordinal);
+                step.send.push(Request::Skip(v1::Skip {}));
+                step.reports.push(Report::Failed { seq, error });
+            }
+            Event::Drain => self.draining = true,
+        }
+        self.advance(&mut step);
+        Ok(step)
+    }
+
+    /// What to wait for now.
+    pub fn want(&self) -> Want {
+        match &self.current {
+            Some(current)
+                if current.pending.is_empty() && self.credits > 0 && current.stopping.is_none() =>
+            {
+                Want::Batch
+            }
+            Some(_) => Want::Reply,
+            None if self.draining || self.exhausted => {
+                if self.finishing.is_empty() {
+                    Want::Nothing
+                } else {
+                    Want::Reply
+                }
+            }
+            None if self.finishing.len() < self.limits.finishes_max => Want::Assignment,
+            None => Want::Reply,
+        }
+    }
+
+    /// The partitions whose fate is unknown when the stream is lost now.
+    pub fn unanswered(&self) -> Vec<u64> {
+        let current = self.current.iter().map(|current| current.assignment.seq);
+        current
+            .chain(self.finishing.iter().map(|finishing| finishing.seq))
+            .collect()
+    }
+
+    fn begin(&mut self, assignment: Assignment, step: &mut Step) -> Result<()> {
+        if self.current.is_some() {
+            return Err(Error::internal("a partition is assigned inside another"));
+        }
+        self.ordinal += 1;
+        let from = assignment.from.as_ref();
+        step.send.push(Request::Begin(v1::Begin {
+            ordinal: self.ordinal,
+            key: assignment.partition.key.to_string(),
+            version: assignment.partition.version.0.clone(),
+            slice: Some(wire::whole()),
+            disposition: v1::Disposition::from(assignment.disposition).into(),
+            from: from.map(Into::into),
+        }));
+        self.current = Some(Current {
+            pending: VecDeque::new(),
+            cursor: from.map(|from| from.cursor.clone()).unwrap_or_default(),
+            sequence: from.map_or(0, |from| from.sequence),
+            rows: from.map_or(0, |from| from.rows),
+            digest: from.map_or_else(Digest::default, |from| from.digest),
+            chunk: Chunk::default(),
+            ended: false,
+            stopping: None,
+            assignment,
+        });
+        Ok(())
+    }
+
+    fn reply(&mut self, reply: Reply, step: &mut Step) -> Result<()> {
+        match reply {
+            Reply::Opened(_) => return Err(broken("a second Opened")),
+            Reply::Alive(_) => {}
+            Reply::Credit(credit) => {
+                self.credits = self.credits.saturating_add(credit.frames);
+                if self.credits > self.limits.window_frames {
+                    return Err(broken("more credit than the window"));
+                }
+            }
+            Reply::Ack(ack) => {
+                if ack.ordinal == self.ordinal
+                    && let Some(current) = &mut self.current
+                {
+                    step.reports.push(Report::Acked {
+                        seq: current.assignment.seq,
+                        rows: ack.rows,
+                    });
+                    if current.stopping == Some(ack.sequence) {
+                        self.leave(step);
+                    }
+                }
+            }
+            Reply::Finished(finished) => {
+                let receipt = finished
+                    .receipt
+                    .ok_or_else(|| broken("Finished without a receipt"))?;
+                let receipt = Receipt::try_from(receipt)?;
+                let Some((seq, ours)) = self.answered(finished.ordinal)? else {
+                    return Ok(());
+                };
+                if let Some(ours) = ours
+                    && !finished.already
+                    && receipt != ours
+                {
+                    return Err(broken("a receipt that was not asked for"));
+                }
+                step.reports.push(Report::Done {
+                    seq,
+                    receipt,
+                    already: finished.already,
+                });
+            }
+            Reply::Failed(failed) => {
+                let Some((seq, _)) = self.answered(failed.ordinal)? else {
+                    return Ok(());
+                };
+                let kind = Kind::from_name(&failed.kind).unwrap_or(Kind::Internal);
+                let error = Error::new(kind, format!("at the sink: {}", failed.message));
+                step.reports.push(Report::Failed { seq, error });
+            }
+        }
+        Ok(())
+    }
+
+    /// The partition that an answer is about, which is thereby over; with its receipt if it was finishing. `None` if this side gave it up.
+    fn answered(&mut self, ordinal: u64) -> Result<Option<(u64, Option<Receipt>)>> {
+        if let Some(at) = self
+            .finishing
+            .iter()
+            .position(|finishing| finishing.ordinal == ordinal)
+            && let Some(finishing) = self.finishing.remove(at)
+        {
+            return Ok(Some((finishing.seq, Some(finishing.receipt))));
+        }
+        if let Some(at) = self.left.iter().position(|&left| left == ordinal) {
+            self.left.swap_remove(at);
+            return Ok(None);
+        }
+        match self.current.take() {
+            Some(current) if ordinal == self.ordinal => Ok(Some((current.assignment.seq, None))),
+            _ => Err(broken("an answer to no partition")),
+        }
+    }
+
+    /// Sends what can be sent now.
+    fn advance(&mut self, step: &mut Step) {
+        let Some(current) = &mut self.current else {
+            return;
+        };
+        let seq = current.assignment.seq;
+        let (mut rows, mut raw_bytes, mut wire_bytes) = (0, 0, 0);
+        while self.credits > 0
+            && let Some(frame) = current.pending.pop_front()
+        {
+            self.credits -= 1;
+            current.sequence += 1;
+            current.chunk.raw_bytes += frame.raw_bytes;
+            rows += frame.rows;
+            raw_bytes += frame.raw_bytes;
+            wire_bytes += frame.payload.len() as u64;
+            send_frame(
+                frame,
+                current.sequence,
+                self.limits.frame_bytes_max,
+                &mut step.send,
+            );
+        }
+        if raw_bytes > 0 {
+            step.reports.push(Report::Sent {
+                seq,
+                rows,
+                raw_bytes,
+                wire_bytes,
+            });
+        }
+        if !current.pending.is_empty() || current.stopping.is_some() {
+            return;
+        }
+        if current.ended {
+            let receipt = Receipt {
+                key: current.assignment.partition.key.clone(),
+                version: current.assignment.partition.version.clone(),
+                rows: current.rows,
+                digest: current.digest,
+                digest_id: self.digest_id.clone(),
+                level: Level::Received,
+                selection: self.selection.clone(),
+            };
+            step.send.push(Request::Finish(v1::Finish {
+                sequence: current.sequence,
+                cursor: current.cursor.0.clone(),
+                chunk_rows: current.chunk.rows,
+                chunk_digest: current.chunk.digest.to_bytes().to_vec().into(),
+                receipt: Some((&receipt).into()),
+            }));
+            self.finishing.push_back(Finishing {
+                ordinal: self.ordinal,
+                seq,
+                receipt,
+            });
+            self.current = None;
+        } else if current.chunk.raw_bytes >= self.limits.chunk_bytes
+            || (self.draining && current.chunk.rows > 0)
+        {
+            step.send.push(Request::Checkpoint(v1::Checkpoint {
+                sequence: current.sequence,
+                cursor: current.cursor.0.clone(),
+                chunk_rows: current.chunk.rows,
+                chunk_digest: current.chunk.digest.to_bytes().to_vec().into(),
+            }));
+            current.chunk = Chunk::default();
+            if self.draining {
+                current.stopping = Some(current.sequence);
+            }
+        } else if self.draining {
+            self.leave(step);
+        }
+    }
+
+    fn leave(&mut self, step: &mut Step) {
+        if let Some(current) = self.current.take() {
+            self.left.push(self.ordinal);
+            step.send.push(Request::Skip(v1::Skip {}));
+            step.reports.push(Report::Left {
+                seq: current.assignment.seq,
+            });
+        }
+    }
+
+    fn current_mut(&mut self) -> Result<&mut Current> {
+        self.current
+            .as_mut()
+            .ok_or_else(|| Error::internal("rows of no partition"))
+    }
+}
+
+/// A frame as messages: the payload of an oversized row follows in parts.
+fn send_frame(frame: Frame, sequence: u64, part_bytes_max: u64, send: &mut Vec<Request>) {
+    let part_bytes_max = usize::try_from(part_bytes_max).unwrap_or(usize::MAX).max(1);
+    // What does not compress is a little larger than its raw bytes, and still one message.
+    let first_bytes = if frame.raw_bytes <= part_bytes_max as u64 {
+        frame.payload.len()
+    } else {
+        part_bytes_max
+    };
+    let mut rest = frame.payload;
+    let wire_bytes = rest.len() as u64;
+    let payload = rest.split_to(first_bytes.min(rest.len()));
+    let compression = if frame.compressed {
+        v1::Compression::Zstd
+    } else {
+        v1::Compression::None
+    };
+    send.push(Request::Frame(v1::Frame {
+        sequence,
+        rows: frame.rows,
+        compression: compression.into(),
+        raw_bytes: frame.raw_bytes,
+        wire_bytes,
+        checksum: frame.checksum,
+        payload,
+    }));
+    while !rest.is_empty() {
+        let payload = rest.split_to(part_bytes_max.min(rest.len()));
+        send.push(Request::Part(v1::FramePart { payload }));
+    }
+}
+
+fn broken(what: &str) -> Error {
+    Error::corrupt(format!("{what}: the sink does not follow the protocol"))
+}

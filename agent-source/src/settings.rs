@@ -1,0 +1,343 @@
+//! What an operator can set, each key as a flag, an environment variable and a line of the TOML file.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use strait_common::config::{self, ByteSize, NamedUrl, Span};
+use strait_common::frame::Compression;
+use strait_common::telemetry::LogFormat;
+use strait_common::{Error, Result};
+
+/// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
+#[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Address to listen on for operators [default: 127.0.0.1:7401]
+    #[arg(long, env = "STRAIT_SOURCE_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Directory for this agent's own state: its runs [default: ./strait-source]
+    #[arg(long, env = "STRAIT_SOURCE_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How this agent is called in claims at the sink [default: the host's name]
+    #[arg(long, env = "STRAIT_SOURCE_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+    /// Bound on memory for streams, as in 256MiB [default: 256MiB]
+    #[arg(long, env = "STRAIT_SOURCE_MEMORY", value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// Streams of one run at a time, if memory admits them [default: 4]
+    #[arg(long, env = "STRAIT_SOURCE_STREAMS_MAX", value_name = "N")]
+    pub streams_max: Option<u32>,
+    /// Frames in flight on a stream [default: 4]
+    #[arg(long, env = "STRAIT_SOURCE_WINDOW_FRAMES", value_name = "N")]
+    pub window_frames: Option<u32>,
+    /// Largest frame of more than one row, before compression [default: 1MiB]
+    #[arg(long, env = "STRAIT_SOURCE_FRAME_BYTES_MAX", value_name = "SIZE")]
+    pub frame_bytes_max: Option<ByteSize>,
+    /// A partition is checkpointed whenever this much of it was sent [default: 128MiB]
+    #[arg(long, env = "STRAIT_SOURCE_CHUNK_BYTES", value_name = "SIZE")]
+    pub chunk_bytes: Option<ByteSize>,
+    /// Partitions of a stream whose end is not yet acknowledged [default: 4]
+    #[arg(long, env = "STRAIT_SOURCE_FINISHES_MAX", value_name = "N")]
+    pub finishes_max: Option<u32>,
+    /// How frames are compressed: none, or zstd with a level as in zstd:1 [default: zstd:1]
+    #[arg(long, env = "STRAIT_SOURCE_COMPRESSION", value_name = "HOW")]
+    pub compression: Option<CompressionText>,
+    /// Threads for reading and encoding [default: the number of cores]
+    #[arg(long, env = "STRAIT_SOURCE_CPU_THREADS", value_name = "N")]
+    pub cpu_threads: Option<usize>,
+    /// The longest that one call of an engine may take [default: 2m]
+    #[arg(long, env = "STRAIT_SOURCE_ENGINE_TIMEOUT", value_name = "TIME")]
+    pub engine_timeout: Option<Span>,
+    /// Silence after which a sink agent counts as gone [default: 20s]
+    #[arg(long, env = "STRAIT_SOURCE_PEER_TIMEOUT", value_name = "TIME")]
+    pub peer_timeout: Option<Span>,
+    /// How long a stream waits for the sink's memory before it gives this side's back [default: 30s]
+    #[arg(long, env = "STRAIT_SOURCE_LEASE_WAIT_MAX", value_name = "TIME")]
+    pub lease_wait_max: Option<Span>,
+    /// Retries of a run without any progress in between before it fails [default: 20]
+    #[arg(long, env = "STRAIT_SOURCE_RETRIES_MAX", value_name = "N")]
+    pub retries_max: Option<u32>,
+    /// The longest wait before a retry [default: 30s]
+    #[arg(long, env = "STRAIT_SOURCE_RETRY_WAIT_MAX", value_name = "TIME")]
+    pub retry_wait_max: Option<Span>,
+    /// How long a soft stop may take [default: 60s]
+    #[arg(long, env = "STRAIT_SOURCE_GRACE", value_name = "TIME")]
+    pub grace: Option<Span>,
+    /// Which events are logged, as in info or warn,agent_source=debug [default: info]
+    #[arg(long, env = "STRAIT_SOURCE_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+    /// How log lines look: text or json [default: text]
+    #[arg(long, env = "STRAIT_SOURCE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// A store of this agent, as in live=lake:///data/a; may be repeated
+    #[arg(
+        long = "store",
+        env = "STRAIT_SOURCE_STORES",
+        value_name = "NAME=URL",
+        value_delimiter = ','
+    )]
+    #[serde(skip)]
+    pub store: Vec<NamedUrl>,
+    /// A sink agent, as in dr=http://host:7402; may be repeated
+    #[arg(
+        long = "sink",
+        env = "STRAIT_SOURCE_SINKS",
+        value_name = "NAME=URL",
+        value_delimiter = ','
+    )]
+    #[serde(skip)]
+    pub sink: Vec<NamedUrl>,
+    /// The stores of the file.
+    #[arg(skip)]
+    pub stores: BTreeMap<String, UrlSettings>,
+    /// The sinks of the file.
+    #[arg(skip)]
+    pub sinks: BTreeMap<String, UrlSettings>,
+}
+
+/// `[stores.NAME]` and `[sinks.NAME]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct UrlSettings {
+    /// Where it is.
+    pub url: String,
+}
+
+/// `none`, `zstd` or `zstd:LEVEL`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CompressionText(pub Compression);
+
+impl std::str::FromStr for CompressionText {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<CompressionText> {
+        let wrong = || {
+            Error::config(format!(
+                "'{text}' is no compression; write none, zstd or zstd:LEVEL with a level from 1 to 19"
+            ))
+        };
+        Ok(CompressionText(match text.split_once(':') {
+            None if text == "none" => Compression::None,
+            None if text == "zstd" => Compression::Zstd(1),
+            Some(("zstd", level)) => {
+                let level = level.parse().ok().filter(|level| (1..=19).contains(level));
+                Compression::Zstd(level.ok_or_else(wrong)?)
+            }
+            _ => return Err(wrong()),
+        }))
+    }
+}
+
+impl TryFrom<String> for CompressionText {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<CompressionText> {
+        text.parse()
+    }
+}
+
+impl From<CompressionText> for String {
+    fn from(text: CompressionText) -> String {
+        match text.0 {
+            Compression::None => "none".to_owned(),
+            Compression::Zstd(level) => format!("zstd:{level}"),
+        }
+    }
+}
+
+/// The effective configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// This agent's own directory.
+    pub state_dir: PathBuf,
+    /// How this agent is called in claims.
+    pub name: String,
+    /// The bound on memory for streams, in bytes.
+    pub memory_bytes: u64,
+    /// Streams of one run at a time.
+    pub streams_max: u32,
+    /// Frames in flight on a stream.
+    pub window_frames: u32,
+    /// The largest frame of more than one row, in bytes.
+    pub frame_bytes_max: u64,
+    /// Raw bytes between checkpoints.
+    pub chunk_bytes: u64,
+    /// Unanswered finishes of a stream.
+    pub finishes_max: u32,
+    /// How frames are compressed.
+    pub compression: Compression,
+    /// Threads of the CPU pool.
+    pub cpu_threads: usize,
+    /// The longest that one call of an engine may take.
+    pub engine_timeout: Duration,
+    /// Silence after which a sink counts as gone.
+    pub peer_timeout: Duration,
+    /// How long a stream waits for the sink's memory.
+    pub lease_wait_max: Duration,
+    /// Retries without progress.
+    pub retries_max: u32,
+    /// The longest wait before a retry.
+    pub retry_wait_max: Duration,
+    /// How long a soft stop may take.
+    pub grace: Duration,
+    /// Which events are logged.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// URL by name of store.
+    pub stores: BTreeMap<String, String>,
+    /// URL by name of sink.
+    pub sinks: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// Lays these settings, from flags and environment, over those of a file, and both over the defaults.
+    ///
+    /// # Errors
+    /// `Config` if no store or no sink is named, or a bound makes no sense.
+    pub fn over(self, file: Settings) -> Result<Config> {
+        let urls = |file: BTreeMap<String, UrlSettings>, flags: Vec<NamedUrl>| {
+            let mut urls: BTreeMap<_, _> = file
+                .into_iter()
+                .map(|(name, settings)| (name, settings.url))
+                .collect();
+            urls.extend(flags.into_iter().map(|named| (named.name, named.url)));
+            urls
+        };
+        let span = |flag: Option<Span>, file: Option<Span>, default_s| {
+            flag.or(file)
+                .map_or(Duration::from_secs(default_s), |span| span.0)
+        };
+        let size = |flag: Option<ByteSize>, file: Option<ByteSize>, default: u64| {
+            flag.or(file).map_or(default, |size| size.0)
+        };
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let config = Config {
+            listen: self
+                .listen
+                .or(file.listen)
+                .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7401))),
+            state_dir: self
+                .state_dir
+                .or(file.state_dir)
+                .unwrap_or_else(|| "strait-source".into()),
+            name: self.name.or(file.name).unwrap_or_else(host_name),
+            memory_bytes: size(self.memory, file.memory, 256 << 20),
+            streams_max: self.streams_max.or(file.streams_max).unwrap_or(4),
+            window_frames: self.window_frames.or(file.window_frames).unwrap_or(4),
+            frame_bytes_max: size(self.frame_bytes_max, file.frame_bytes_max, 1 << 20),
+            chunk_bytes: size(self.chunk_bytes, file.chunk_bytes, 128 << 20),
+            finishes_max: self.finishes_max.or(file.finishes_max).unwrap_or(4),
+            compression: self
+                .compression
+                .or(file.compression)
+                .map_or(Compression::Zstd(1), |text| text.0),
+            cpu_threads: self.cpu_threads.or(file.cpu_threads).unwrap_or(cores),
+            engine_timeout: span(self.engine_timeout, file.engine_timeout, 120),
+            peer_timeout: span(self.peer_timeout, file.peer_timeout, 20),
+            lease_wait_max: span(self.lease_wait_max, file.lease_wait_max, 30),
+            retries_max: self.retries_max.or(file.retries_max).unwrap_or(20),
+            retry_wait_max: span(self.retry_wait_max, file.retry_wait_max, 30),
+            grace: span(self.grace, file.grace, 60),
+            log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log_format: self.log_format.or(file.log_format).unwrap_or_default(),
+            stores: urls(file.stores, self.store),
+            sinks: urls(file.sinks, self.sink),
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "agent-source".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<()> {
+        if self.stores.is_empty() {
+            return Err(Error::config(
+                "no store is named; add [stores.live] with url = \"lake:///data/a\" or --store live=lake:///data/a",
+            ));
+        }
+        if self.sinks.is_empty() {
+            return Err(Error::config(
+                "no sink is named; add [sinks.dr] with url = \"http://host:7402\" or --sink dr=http://host:7402",
+            ));
+        }
+        let between = |key: &str, value: u64, min: u64, max: u64| {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::config(format!(
+                "{key} = {value} is not between {min} and {max}"
+            )))
+        };
+        between("streams_max", self.streams_max.into(), 1, 64)?;
+        between("window_frames", self.window_frames.into(), 1, 256)?;
+        between("frame_bytes_max", self.frame_bytes_max, 4096, 16 << 20)?;
+        between("chunk_bytes", self.chunk_bytes, 1 << 16, 1 << 40)?;
+        between("finishes_max", self.finishes_max.into(), 1, 1000)?;
+        between("cpu_threads", self.cpu_threads as u64, 1, 1024)?;
+        between("retries_max", self.retries_max.into(), 0, 1_000_000)?;
+        for (key, span) in [
+            ("engine_timeout", self.engine_timeout),
+            ("peer_timeout", self.peer_timeout),
+            ("lease_wait_max", self.lease_wait_max),
+        ] {
+            if span < Duration::from_secs(1) {
+                return Err(Error::config(format!("{key} is shorter than 1s")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The effective configuration as the TOML file that would give it, without secrets.
+    pub fn to_toml(&self) -> String {
+        let urls = |urls: &BTreeMap<String, String>| {
+            let shown = |url: &String| UrlSettings {
+                url: config::without_secrets(url),
+            };
+            urls.iter()
+                .map(|(name, url)| (name.clone(), shown(url)))
+                .collect()
+        };
+        let shown = Settings {
+            listen: Some(self.listen),
+            state_dir: Some(self.state_dir.clone()),
+            name: Some(self.name.clone()),
+            memory: Some(ByteSize(self.memory_bytes)),
+            streams_max: Some(self.streams_max),
+            window_frames: Some(self.window_frames),
+            frame_bytes_max: Some(ByteSize(self.frame_bytes_max)),
+            chunk_bytes: Some(ByteSize(self.chunk_bytes)),
+            finishes_max: Some(self.finishes_max),
+            compression: Some(CompressionText(self.compression)),
+            cpu_threads: Some(self.cpu_threads),
+            engine_timeout: Some(Span(self.engine_timeout)),
+            peer_timeout: Some(Span(self.peer_timeout)),
+            lease_wait_max: Some(Span(self.lease_wait_max)),
+            retries_max: Some(self.retries_max),
+            retry_wait_max: Some(Span(self.retry_wait_max)),
+            grace: Some(Span(self.grace)),
+            log: Some(self.log.clone()),
+            log_format: Some(self.log_format),
+            store: Vec::new(),
+            sink: Vec::new(),
+            stores: urls(&self.stores),
+            sinks: urls(&self.sinks),
+        };
+        toml::to_string(&shown).unwrap_or_default()
+    }
+}

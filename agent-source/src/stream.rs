@@ -1,0 +1,436 @@
+//! One `Copy` stream, waited for: the engine on one side, the wire on the other, and the [session](crate::session) between
+//! them.
+//!
+//! One task owns the stream. It waits for whatever comes first (a reply, room on the wire, the next batch, the next partition, the stop), and
+//! hands it to the session. The sink is heard at least every few seconds while it is alive; longer silence ends the stream.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::StreamExt;
+use strait_common::budget::{Budget, Lease};
+use strait_common::cpu::CpuPool;
+use strait_common::digest::{Digest, DigestId, digest};
+use strait_common::engine::{Batch, ReadLimits, Source, Stream as EngineStream};
+use strait_common::frame::{Compression, Encoder};
+use strait_common::ids::{Epoch, RunId, TableName};
+use strait_common::selection::Selection;
+use strait_common::shutdown::Shutdown;
+use strait_common::{Context, Error, Result};
+use strait_proto::v1;
+use strait_proto::v1::copy_reply::Body as Reply;
+use strait_proto::v1::copy_request::Body as Request;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::job::Place;
+use crate::link::{self, Link, Window};
+use crate::session::{Assignment, Encoded, Event, Limits, Report, Session, Step, Want};
+
+/// What all streams of an attempt share.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The run.
+    pub run: RunId,
+    /// The epoch that the sink issued.
+    pub epoch: Epoch,
+    /// The sink.
+    pub link: Link,
+    /// The target.
+    pub to: Place,
+    /// The store that is read.
+    pub source: std::sync::Arc<dyn Source>,
+    /// The table in it.
+    pub table: TableName,
+    /// Which rows and columns.
+    pub selection: Selection,
+    /// The run's columns.
+    pub schema: arrow::datatypes::SchemaRef,
+    /// What digests are computed by.
+    pub digest_id: DigestId,
+    /// Bounds of frames.
+    pub window: Window,
+    /// Raw bytes of a chunk.
+    pub chunk_bytes: u64,
+    /// Unanswered finishes of a stream.
+    pub finishes_max: usize,
+    /// How frames are compressed.
+    pub compression: Compression,
+    /// What a stream holds of this agent's budget.
+    pub stream_bytes: u64,
+    /// The budget.
+    pub budget: Budget,
+    /// Where encoding runs.
+    pub cpu: CpuPool,
+    /// Silence after which the sink counts as gone.
+    pub peer_timeout: Duration,
+    /// How long a stream waits for the sink's memory before it gives this side's back.
+    pub lease_wait_max: Duration,
+    /// The longest that the engine may take for one batch.
+    pub engine_timeout: Duration,
+    /// The two signals.
+    pub shutdown: Shutdown,
+}
+
+/// What a stream asks of its run.
+pub trait Board: Send + Sync {
+    /// The next partition to copy; waits until there is one, or nothing is left (`None`).
+    fn next(&self) -> impl Future<Output = Result<Option<Assignment>>> + Send;
+    /// Takes a report.
+    fn report(&self, report: Report) -> impl Future<Output = Result<()>> + Send;
+    /// The stream is lost with these partitions under way.
+    fn lost(&self, seqs: Vec<u64>) -> impl Future<Output = ()> + Send;
+}
+
+/// How a stream ended without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing is left to do, or the soft stop was asked for.
+    Well,
+    /// The sink had no memory for it in time.
+    NoRoom,
+}
+
+/// Runs one stream to its end. Not cancel-safe: dropping it is losing the stream.
+///
+/// # Errors
+/// What broke the stream; its partitions under way were given to [`Board::lost`].
+pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
+    let budget = attempt.budget.for_stream();
+    let lease = budget.lease(attempt.stream_bytes).await?;
+    let (to_wire, from_stream) = mpsc::channel(1);
+    let open = Request::Open(v1::Open {
+        target: Some(link::target(&attempt.to)),
+        run: attempt.run.to_string(),
+        epoch: attempt.epoch.0,
+        window_frames: attempt.window.frames,
+        frame_bytes_max: attempt.window.frame_bytes_max,
+        schema: strait_common::frame::schema_to_bytes(&attempt.schema)?,
+        digest_id: attempt.digest_id.0.clone(),
+    });
+    let opened = async {
+        to_wire.send(message(open)).await.map_err(|_| gone())?;
+        let mut client = attempt.link.client();
+        let mut replies = client
+            .copy(ReceiverStream::new(from_stream))
+            .await?
+            .into_inner();
+        loop {
+            let reply = tokio::time::timeout(attempt.peer_timeout, next_reply(&mut replies)).await;
+            match reply.map_err(|_| silent(attempt.peer_timeout))?? {
+                Reply::Opened(opened) => return Ok((opened, replies)),
+                Reply::Alive(_) => {}
+                _ => return Err(Error::corrupt("a stream's first answer is not Opened")),
+            }
+        }
+    };
+    let (opened, replies) = match tokio::time::timeout(attempt.lease_wait_max, opened).await {
+        Ok(opened) => link::named(opened, &attempt.link)?,
+        Err(_) => return Ok(Ended::NoRoom),
+    };
+    let limits = Limits {
+        window_frames: opened.window_frames.min(attempt.window.frames),
+        frame_bytes_max: attempt.window.frame_bytes_max,
+        chunk_bytes: attempt.chunk_bytes,
+        finishes_max: attempt.finishes_max,
+    };
+    let mut stream = Stream {
+        session: Session::new(limits, attempt.digest_id.clone(), attempt.selection.text()),
+        attempt,
+        board,
+        outbox: VecDeque::new(),
+        to_wire,
+        replies,
+        heard: Instant::now(),
+        encoder: Some(Encoder::new(attempt.compression)?),
+        reader: None,
+        budget,
+        _lease: lease,
+    };
+    let ended = stream.run().await;
+    if ended.is_err() {
+        board.lost(stream.session.unanswered()).await;
+    }
+    link::named(ended, &attempt.link).map(|()| Ended::Well)
+}
+
+struct Stream<'a, B> {
+    attempt: &'a Attempt,
+    board: &'a B,
+    session: Session,
+    outbox: VecDeque<Request>,
+    to_wire: mpsc::Sender<v1::CopyRequest>,
+    replies: Streaming<v1::CopyReply>,
+    heard: Instant,
+    encoder: Option<Encoder>,
+    reader: Option<EngineStream<Batch>>,
+    budget: Budget,
+    _lease: Lease,
+}
+
+/// The one thing this side prepares at a time.
+type Work<'a> = Pin<Box<dyn Future<Output = Result<Worked>> + Send + 'a>>;
+
+enum Worked {
+    /// The next partition.
+    Assigned(Option<Box<Assignment>>),
+    /// The next batch; the reader and the encoder come back, and the lease of an oversized row.
+    Read {
+        encoder: Encoder,
+        reader: Option<EngineStream<Batch>>,
+        event: Event,
+        lease: Option<Lease>,
+    },
+}
+
+impl<B: Board> Stream<'_, B> {
+    async fn run(&mut self) -> Result<()> {
+        let mut work: Option<Work<'_>> = None;
+        let mut oversized: Option<Lease> = None;
+        let mut drained = false;
+        let attempt = self.attempt;
+        let board = self.board;
+        let to_wire = self.to_wire.clone();
+        loop {
+            if self.outbox.is_empty() {
+                oversized = None;
+            }
+            // The next thing is prepared while what was sent is on its way.
+            if work.is_none() && self.outbox.is_empty() {
+                work = match self.session.want() {
+                    Want::Nothing => return Ok(()),
+                    Want::Assignment => Some(Box::pin(async move {
+                        Ok(Worked::Assigned(board.next().await?.map(Box::new)))
+                    })),
+                    Want::Batch => Some(self.read()?),
+                    Want::Reply => None,
+                };
+            }
+            let silence = self.heard + attempt.peer_timeout;
+            tokio::select! {
+                biased;
+                () = attempt.shutdown.cancelled() => return Err(Error::cancelled("stopped")),
+                () = attempt.shutdown.draining(), if !drained => {
+                    drained = true;
+                    self.apply(Event::Drain).await?;
+                }
+                reply = next_reply(&mut self.replies) => {
+                    self.heard = Instant::now();
+                    self.apply(Event::Reply(reply?)).await?;
+                }
+                permit = to_wire.reserve(), if !self.outbox.is_empty() => {
+                    let permit = permit.map_err(|_| gone())?;
+                    if let Some(request) = self.outbox.pop_front() {
+                        permit.send(message(request));
+                    }
+                }
+                worked = async { match work.as_mut() { Some(work) => work.await, None => std::future::pending().await } } => {
+                    work = None;
+                    match worked? {
+                        Worked::Assigned(assignment) => self.assigned(assignment).await?,
+                        Worked::Read { encoder, reader, event, lease } => {
+                            self.encoder = Some(encoder);
+                            // The partition may have been answered, or left, while it was read.
+                            if self.session.want() == Want::Batch {
+                                self.reader = reader;
+                                oversized = lease;
+                                self.apply(event).await?;
+                            }
+                        }
+                    }
+                }
+                () = tokio::time::sleep_until(silence) => return Err(silent(attempt.peer_timeout)),
+            }
+            drop_if_idle(&mut oversized, &self.outbox);
+        }
+    }
+
+    async fn assigned(&mut self, assignment: Option<Box<Assignment>>) -> Result<()> {
+        self.reader = None;
+        self.apply(Event::Assigned(assignment.clone())).await?;
+        let Some(assignment) = assignment else {
+            return Ok(());
+        };
+        let attempt = self.attempt;
+        let batch_bytes = attempt.window.frame_bytes_max / 8 * 7;
+        let limits = ReadLimits {
+            batch_bytes,
+            budget: self.budget.clone(),
+        };
+        let after = assignment
+            .from
+            .as_ref()
+            .map(|from| from.cursor.clone())
+            .unwrap_or_default();
+        let read = attempt.source.read(
+            &attempt.table,
+            &attempt.selection,
+            &assignment.partition,
+            &after,
+            &limits,
+        );
+        match within(attempt.engine_timeout, read).await {
+            Ok(reader) => self.reader = Some(reader),
+            Err(error) => self.apply(Event::ReadFailed(error)).await?,
+        }
+        Ok(())
+    }
+
+    /// The next batch: read, filtered, digested, encoded.
+    fn read(&mut self) -> Result<Work<'static>> {
+        let mut encoder = self
+            .encoder
+            .take()
+            .ok_or_else(|| Error::internal("a batch is being encoded"))?;
+        let mut reader = self
+            .reader
+            .take()
+            .ok_or_else(|| Error::internal("no partition is open"))?;
+        let attempt = self.attempt;
+        let (selection, cpu, budget) = (
+            attempt.selection.clone(),
+            attempt.cpu.clone(),
+            self.budget.clone(),
+        );
+        let (frame_bytes_max, timeout) = (attempt.window.frame_bytes_max, attempt.engine_timeout);
+        Ok(Box::pin(async move {
+            let batch = match within(timeout, async { reader.next().await.transpose() }).await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => {
+                    return Ok(Worked::Read {
+                        encoder,
+                        reader: None,
+                        event: Event::End,
+                        lease: None,
+                    });
+                }
+                Err(error) => {
+                    return Ok(Worked::Read {
+                        encoder,
+                        reader: None,
+                        event: Event::ReadFailed(error),
+                        lease: None,
+                    });
+                }
+            };
+            let bytes = batch_bytes(&batch);
+            let lease = if bytes > frame_bytes_max {
+                match budget.lease_alone(bytes.saturating_mul(2)).await {
+                    Ok(lease) => Some(lease),
+                    Err(error) => {
+                        let error = error.context(format!("a row of {bytes} bytes"));
+                        return Ok(Worked::Read {
+                            encoder,
+                            reader: None,
+                            event: Event::ReadFailed(error),
+                            lease: None,
+                        });
+                    }
+                }
+            } else {
+                None
+            };
+            let encode = move || {
+                let encoded = encode(&mut encoder, &selection, batch, frame_bytes_max);
+                Ok((encoder, encoded))
+            };
+            let (encoder, encoded) = cpu.run(encode).await?;
+            let event = match encoded {
+                Ok(encoded) => Event::Batch(encoded),
+                Err(error) => Event::ReadFailed(error),
+            };
+            Ok(Worked::Read {
+                encoder,
+                reader: Some(reader),
+                event,
+                lease,
+            })
+        }))
+    }
+
+    async fn apply(&mut self, event: Event) -> Result<()> {
+        let Step { send, reports } = self.session.apply(event)?;
+        self.outbox.extend(send);
+        for report in reports {
+            self.board.report(report).await?;
+        }
+        Ok(())
+    }
+}
+
+/// An oversized row's lease is held until its last part was handed to the wire.
+fn drop_if_idle(lease: &mut Option<Lease>, outbox: &VecDeque<Request>) {
+    if outbox.is_empty() {
+        *lease = None;
+    }
+}
+
+fn encode(
+    encoder: &mut Encoder,
+    selection: &Selection,
+    batch: Batch,
+    frame_bytes_max: u64,
+) -> Result<Encoded> {
+    let selected = selection.filter(&batch.records)?;
+    drop(batch.records);
+    let rows = selected.num_rows() as u64;
+    let digest = if rows > 0 {
+        digest(&selected)?
+    } else {
+        Digest::default()
+    };
+    let frames = encoder.encode(&selected, frame_bytes_max)?;
+    Ok(Encoded {
+        frames,
+        end: batch.end,
+        rows,
+        digest,
+    })
+}
+
+fn batch_bytes(batch: &Batch) -> u64 {
+    use arrow::array::Array;
+    let bytes = batch.records.columns().iter().map(|column| {
+        // What the slice uses; what it shares with others is not its own.
+        column
+            .to_data()
+            .get_slice_memory_size()
+            .unwrap_or_else(|_| column.get_array_memory_size()) as u64
+    });
+    bytes.sum()
+}
+
+async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(timeout, work).await {
+        Ok(result) => result.context("read"),
+        Err(_) => Err(Error::unavailable(format!(
+            "read: the engine has not answered for {} s (engine_timeout)",
+            timeout.as_secs()
+        ))),
+    }
+}
+
+async fn next_reply(replies: &mut Streaming<v1::CopyReply>) -> Result<Reply> {
+    let reply = replies.message().await?.ok_or_else(gone)?;
+    reply.body.ok_or_else(|| Error::corrupt("an empty answer"))
+}
+
+fn message(request: Request) -> v1::CopyRequest {
+    v1::CopyRequest {
+        body: Some(request),
+    }
+}
+
+fn gone() -> Error {
+    Error::unavailable("the sink has ended the stream")
+}
+
+fn silent(peer_timeout: Duration) -> Error {
+    Error::unavailable(format!(
+        "nothing was heard for {} s (peer_timeout)",
+        peer_timeout.as_secs()
+    ))
+}
