@@ -33,23 +33,16 @@
 //! The [`DigestId`] names the algorithm and the ordered (name, class) list: `x1-` and the XXH3-128, in hex, of the
 //! columns written as `name:class`, each followed by a line feed, where a nested class is written `list<5>`, `struct<a:2,b:5>`, `map<5,2>`.
 
+mod cells;
+
 use std::fmt;
 
-use arrow::array::types::{
-    ArrowDictionaryKeyType, ArrowPrimitiveType, Date32Type, Date64Type, Decimal32Type,
-    Decimal64Type, Decimal128Type, Decimal256Type, DurationMicrosecondType,
-    DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float16Type, Float32Type,
-    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalDayTimeType,
-    IntervalMonthDayNanoType, IntervalYearMonthType, Time32MillisecondType, Time32SecondType,
-    Time64MicrosecondType, Time64NanosecondType, TimestampMicrosecondType,
-    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
-};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, downcast_dictionary_array};
-use arrow::datatypes::{DataType, IntervalUnit, Schema, TimeUnit, i256};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Schema};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use self::cells::{Cells, cells_of};
 use crate::error::{Error, Result};
 
 /// The sum of row hashes modulo 2^128. Written as 32 hex digits.
@@ -97,9 +90,14 @@ impl TryFrom<String> for Digest {
     type Error = Error;
 
     fn try_from(text: String) -> Result<Digest> {
+        // One text for each digest, as texts are compared too; the parser alone takes signs and any length.
+        let plain = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        let digits = text.len() == 32 && text.bytes().all(plain);
         u128::from_str_radix(&text, 16)
+            .ok()
+            .filter(|_| digits)
             .map(Digest)
-            .map_err(|_| Error::corrupt(format!("'{text}' is not a digest")))
+            .ok_or_else(|| Error::corrupt(format!("'{text}' is not a digest")))
     }
 }
 
@@ -147,482 +145,93 @@ impl fmt::Display for DigestId {
     }
 }
 
-/// The digest of all rows of a batch, over all its columns in their order.
+/// Rows that are written down together, before they are hashed: so few that they stay in the nearest cache.
+const PASS_ROWS: usize = 256;
+/// The most that is written down at once. A longer row is hashed piece by piece, since a list of small numbers is written as ten
+/// times its bytes.
+const SCRATCH_BYTES_MAX: usize = 256 << 10;
+
+/// The digest of all rows of a batch, over all its columns in their order. Holds at most 256 KiB beside the batch.
 ///
 /// # Errors
 /// `Schema` if a column's type has no class.
 pub fn digest(batch: &RecordBatch) -> Result<Digest> {
+    let fields = batch.schema_ref().fields();
+    let columns = fields.iter().zip(batch.columns()).map(|(field, column)| {
+        cells_of(column).map_err(|error| error.context(format!("column {}", field.name())))
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
     let mut scratch = Vec::new();
+    let mut lengths = [0; PASS_ROWS];
     let mut sum = 0u128;
     let mut start = 0;
     while start < batch.num_rows() {
-        let rows = rows_per_pass(batch, start);
-        let slices: Vec<ArrayRef> = batch
-            .columns()
-            .iter()
-            .map(|column| column.slice(start, rows))
-            .collect();
-        sum = sum.wrapping_add(digest_pass(&slices, rows, &mut scratch)?);
+        let rows = PASS_ROWS.min(batch.num_rows() - start);
+        let lengths = &mut lengths[..rows];
+        lengths.fill(0);
+        for column in &columns {
+            column.add_lengths(start, lengths);
+        }
+        let mut done = 0;
+        while done < rows {
+            // As many rows as the scratch holds.
+            let mut bytes = 0;
+            let fitting = lengths[done..].iter().take_while(|length| {
+                bytes += **length;
+                bytes <= SCRATCH_BYTES_MAX
+            });
+            let fitting = fitting.count();
+            let row = start + done;
+            let hashes = if fitting == 0 {
+                hash_in_pieces(&columns, row)
+            } else {
+                sum_of_hashes(&columns, row, &lengths[done..done + fitting], &mut scratch)
+            };
+            sum = sum.wrapping_add(hashes);
+            done += fitting.max(1);
+        }
         start += rows;
     }
     Ok(Digest(sum))
 }
 
-/// Rows are written to a scratch buffer that should stay in the cache; a pass takes so many that it does. Wide
-/// rows are found by their share of the variable-length columns.
-fn rows_per_pass(batch: &RecordBatch, start: usize) -> usize {
-    const PASS_ROWS: usize = 1024;
-    const PASS_BYTES: usize = 1 << 20;
-    let left = batch.num_rows() - start;
-    let bytes = batch.get_array_memory_size() / batch.num_rows().max(1);
-    left.min(PASS_ROWS).min((PASS_BYTES / bytes.max(1)).max(1))
-}
-
-fn digest_pass(columns: &[ArrayRef], rows: usize, scratch: &mut Vec<u8>) -> Result<u128> {
-    let columns = columns
-        .iter()
-        .map(|column| Cells::of(column.as_ref()))
-        .collect::<Result<Vec<_>>>()?;
-    // Column by column: first how long each row is, then each cell to its place.
-    let mut ends = vec![0usize; rows];
-    for column in &columns {
-        column.add_lengths(&mut ends);
-    }
+/// Writes the rows from `start` on, whose lengths these are, column by column, and adds up their hashes.
+fn sum_of_hashes(
+    columns: &[Box<dyn Cells + '_>],
+    start: usize,
+    lengths: &[usize],
+    scratch: &mut Vec<u8>,
+) -> u128 {
+    let mut places = [0; PASS_ROWS];
+    let places = &mut places[..lengths.len()];
     let mut total = 0;
-    let mut at = Vec::with_capacity(rows);
-    for end in &mut ends {
-        at.push(total);
-        total += *end;
-        *end = total;
+    for (place, length) in places.iter_mut().zip(lengths) {
+        *place = total;
+        total += length;
     }
-    scratch.clear();
-    scratch.resize(total, 0);
-    for column in &columns {
-        column.write(&mut at, scratch);
+    // Grown, never cleared: every byte that is read below is written first.
+    if scratch.len() < total {
+        scratch.resize(total, 0);
+    }
+    for column in columns {
+        column.write(start, places, scratch);
     }
     let mut sum = 0u128;
-    let mut start = 0;
-    for end in ends {
-        sum = sum.wrapping_add(xxh3_128(&scratch[start..end]));
-        start = end;
+    let mut from = 0;
+    for &to in places.iter() {
+        sum = sum.wrapping_add(xxh3_128(&scratch[from..to]));
+        from = to;
     }
-    Ok(sum)
+    sum
 }
 
-/// The cells of one column, ready to be written as canonical bytes.
-struct Cells<'a> {
-    class: u8,
-    nulls: Option<arrow::buffer::NullBuffer>,
-    values: Values<'a>,
-}
-
-type Put<'a, const N: usize> = Box<dyn Fn(usize) -> [u8; N] + 'a>;
-
-enum Values<'a> {
-    Null,
-    One(Put<'a, 1>),
-    Eight(Put<'a, 8>),
-    Integer(Put<'a, 9>),
-    Sixteen(Put<'a, 16>),
-    Decimal(Put<'a, 33>),
-    Bytes(Box<dyn Fn(usize) -> &'a [u8] + 'a>),
-    /// The item range of each row, and the items.
-    List(Box<dyn Fn(usize) -> (usize, usize) + 'a>, Vec<Cells<'a>>),
-    Struct(Vec<Cells<'a>>),
-    /// The place of each row's value in a dictionary or run-end encoding.
-    Indirect(Box<dyn Fn(usize) -> usize + 'a>, Box<Cells<'a>>),
-}
-
-impl<'a> Cells<'a> {
-    fn of(array: &'a dyn Array) -> Result<Cells<'a>> {
-        let class = class_of(array.data_type()).ok_or_else(|| unknown(array.data_type()))?;
-        let values = match array.data_type() {
-            DataType::Null => Values::Null,
-            DataType::Boolean => {
-                let array = array.as_boolean();
-                Values::One(Box::new(move |i| [u8::from(array.value(i))]))
-            }
-            DataType::Int8 => integers::<Int8Type>(array, i128::from),
-            DataType::Int16 => integers::<Int16Type>(array, i128::from),
-            DataType::Int32 => integers::<Int32Type>(array, i128::from),
-            DataType::Int64 => integers::<Int64Type>(array, i128::from),
-            DataType::UInt8 => integers::<UInt8Type>(array, i128::from),
-            DataType::UInt16 => integers::<UInt16Type>(array, i128::from),
-            DataType::UInt32 => integers::<UInt32Type>(array, i128::from),
-            DataType::UInt64 => integers::<UInt64Type>(array, i128::from),
-            DataType::Float16 => floats::<Float16Type>(array, |v| f64::from(f32::from(v))),
-            DataType::Float32 => floats::<Float32Type>(array, f64::from),
-            DataType::Float64 => floats::<Float64Type>(array, |v| v),
-            DataType::Decimal32(_, scale) => {
-                decimals::<Decimal32Type>(array, *scale, |v| i256::from_i128(i128::from(v)))
-            }
-            DataType::Decimal64(_, scale) => {
-                decimals::<Decimal64Type>(array, *scale, |v| i256::from_i128(i128::from(v)))
-            }
-            DataType::Decimal128(_, scale) => {
-                decimals::<Decimal128Type>(array, *scale, i256::from_i128)
-            }
-            DataType::Decimal256(_, scale) => decimals::<Decimal256Type>(array, *scale, |v| v),
-            DataType::Utf8 => {
-                let array = array.as_string::<i32>();
-                Values::Bytes(Box::new(move |i| array.value(i).as_bytes()))
-            }
-            DataType::LargeUtf8 => {
-                let array = array.as_string::<i64>();
-                Values::Bytes(Box::new(move |i| array.value(i).as_bytes()))
-            }
-            DataType::Utf8View => {
-                let array = array.as_string_view();
-                Values::Bytes(Box::new(move |i| array.value(i).as_bytes()))
-            }
-            DataType::Binary => {
-                let array = array.as_binary::<i32>();
-                Values::Bytes(Box::new(move |i| array.value(i)))
-            }
-            DataType::LargeBinary => {
-                let array = array.as_binary::<i64>();
-                Values::Bytes(Box::new(move |i| array.value(i)))
-            }
-            DataType::BinaryView => {
-                let array = array.as_binary_view();
-                Values::Bytes(Box::new(move |i| array.value(i)))
-            }
-            DataType::FixedSizeBinary(_) => {
-                let array = array.as_fixed_size_binary();
-                Values::Bytes(Box::new(move |i| array.value(i)))
-            }
-            DataType::Date32 => eights::<Date32Type>(array, |days| i64::from(days) * 86_400_000),
-            DataType::Date64 => eights::<Date64Type>(array, |ms| ms),
-            DataType::Time32(TimeUnit::Second) => {
-                eights::<Time32SecondType>(array, |v| i64::from(v) * 1_000_000_000)
-            }
-            DataType::Time32(_) => {
-                eights::<Time32MillisecondType>(array, |v| i64::from(v) * 1_000_000)
-            }
-            DataType::Time64(TimeUnit::Microsecond) => {
-                eights::<Time64MicrosecondType>(array, |v| v.wrapping_mul(1000))
-            }
-            DataType::Time64(_) => eights::<Time64NanosecondType>(array, |v| v),
-            DataType::Timestamp(TimeUnit::Second, _) => {
-                sixteens::<TimestampSecondType>(array, 1_000_000_000)
-            }
-            DataType::Timestamp(TimeUnit::Millisecond, _) => {
-                sixteens::<TimestampMillisecondType>(array, 1_000_000)
-            }
-            DataType::Timestamp(TimeUnit::Microsecond, _) => {
-                sixteens::<TimestampMicrosecondType>(array, 1000)
-            }
-            DataType::Timestamp(TimeUnit::Nanosecond, _) => {
-                sixteens::<TimestampNanosecondType>(array, 1)
-            }
-            DataType::Duration(TimeUnit::Second) => {
-                sixteens::<DurationSecondType>(array, 1_000_000_000)
-            }
-            DataType::Duration(TimeUnit::Millisecond) => {
-                sixteens::<DurationMillisecondType>(array, 1_000_000)
-            }
-            DataType::Duration(TimeUnit::Microsecond) => {
-                sixteens::<DurationMicrosecondType>(array, 1000)
-            }
-            DataType::Duration(TimeUnit::Nanosecond) => {
-                sixteens::<DurationNanosecondType>(array, 1)
-            }
-            DataType::Interval(IntervalUnit::YearMonth) => {
-                let array = array.as_primitive::<IntervalYearMonthType>();
-                Values::Sixteen(Box::new(move |i| interval(array.value(i), 0, 0)))
-            }
-            DataType::Interval(IntervalUnit::DayTime) => {
-                let array = array.as_primitive::<IntervalDayTimeType>();
-                Values::Sixteen(Box::new(move |i| {
-                    let value = array.value(i);
-                    interval(0, value.days, i64::from(value.milliseconds) * 1_000_000)
-                }))
-            }
-            DataType::Interval(IntervalUnit::MonthDayNano) => {
-                let array = array.as_primitive::<IntervalMonthDayNanoType>();
-                Values::Sixteen(Box::new(move |i| {
-                    let value = array.value(i);
-                    interval(value.months, value.days, value.nanoseconds)
-                }))
-            }
-            DataType::List(_) => {
-                let array = array.as_list::<i32>();
-                let offsets = array.value_offsets();
-                let range = move |i: usize| (as_index(offsets[i]), as_index(offsets[i + 1]));
-                Values::List(Box::new(range), vec![Cells::of(array.values().as_ref())?])
-            }
-            DataType::LargeList(_) => {
-                let array = array.as_list::<i64>();
-                let offsets = array.value_offsets();
-                let range = move |i: usize| (as_index(offsets[i]), as_index(offsets[i + 1]));
-                Values::List(Box::new(range), vec![Cells::of(array.values().as_ref())?])
-            }
-            DataType::ListView(_) => {
-                let array = array.as_list_view::<i32>();
-                let range = move |i: usize| {
-                    let start = as_index(array.value_offset(i));
-                    (start, start + as_index(array.value_size(i)))
-                };
-                Values::List(Box::new(range), vec![Cells::of(array.values().as_ref())?])
-            }
-            DataType::LargeListView(_) => {
-                let array = array.as_list_view::<i64>();
-                let range = move |i: usize| {
-                    let start = as_index(array.value_offset(i));
-                    (start, start + as_index(array.value_size(i)))
-                };
-                Values::List(Box::new(range), vec![Cells::of(array.values().as_ref())?])
-            }
-            DataType::FixedSizeList(_, _) => {
-                let array = array.as_fixed_size_list();
-                let width = as_index(array.value_length());
-                let range = move |i: usize| {
-                    let start = as_index(array.value_offset(i));
-                    (start, start + width)
-                };
-                Values::List(Box::new(range), vec![Cells::of(array.values().as_ref())?])
-            }
-            DataType::Map(_, _) => {
-                let array = array.as_map();
-                let offsets = array.value_offsets();
-                let range = move |i: usize| (as_index(offsets[i]), as_index(offsets[i + 1]));
-                let items = [array.keys(), array.values()]
-                    .into_iter()
-                    .map(|items| Cells::of(items.as_ref()));
-                Values::List(Box::new(range), items.collect::<Result<_>>()?)
-            }
-            DataType::Struct(_) => {
-                let fields = array
-                    .as_struct()
-                    .columns()
-                    .iter()
-                    .map(|field| Cells::of(field.as_ref()));
-                Values::Struct(fields.collect::<Result<_>>()?)
-            }
-            DataType::Dictionary(_, _) => downcast_dictionary_array! {
-                array => dictionary(array)?,
-                other => return Err(unknown(other)),
-            },
-            other => return Err(unknown(other)),
-        };
-        Ok(Cells {
-            class,
-            nulls: array.logical_nulls(),
-            values,
-        })
+/// The hash of one row that is too long to be written down.
+fn hash_in_pieces(columns: &[Box<dyn Cells + '_>], row: usize) -> u128 {
+    let mut hasher = Xxh3::new();
+    for column in columns {
+        column.feed(row, &mut |piece| hasher.update(piece));
     }
-
-    fn is_null(&self, row: usize) -> bool {
-        self.nulls.as_ref().is_some_and(|nulls| nulls.is_null(row))
-    }
-
-    fn add_lengths(&self, lengths: &mut [usize]) {
-        for (row, length) in lengths.iter_mut().enumerate() {
-            *length += self.length(row);
-        }
-    }
-
-    fn length(&self, row: usize) -> usize {
-        if self.is_null(row) {
-            return 1;
-        }
-        1 + match &self.values {
-            Values::Null => 0,
-            Values::One(_) => 1,
-            Values::Eight(_) => 8,
-            Values::Integer(_) => 9,
-            Values::Sixteen(_) => 16,
-            Values::Decimal(_) => 33,
-            Values::Bytes(get) => 8 + get(row).len(),
-            Values::List(range, items) => {
-                let (start, end) = range(row);
-                8 + (start..end)
-                    .map(|item| items.iter().map(|cells| cells.length(item)).sum::<usize>())
-                    .sum::<usize>()
-            }
-            Values::Struct(fields) => fields.iter().map(|cells| cells.length(row)).sum(),
-            Values::Indirect(index, cells) => return cells.length(index(row)),
-        }
-    }
-
-    /// Writes each row's cell at its place and moves the place on.
-    fn write(&self, at: &mut [usize], out: &mut [u8]) {
-        fn fixed<const N: usize>(
-            cells: &Cells<'_>,
-            put: &Put<'_, N>,
-            at: &mut [usize],
-            out: &mut [u8],
-        ) {
-            let tag = cells.class * 2;
-            for (row, at) in at.iter_mut().enumerate() {
-                if cells.is_null(row) {
-                    out[*at] = tag + 1;
-                    *at += 1;
-                } else {
-                    out[*at] = tag;
-                    out[*at + 1..*at + 1 + N].copy_from_slice(&put(row));
-                    *at += 1 + N;
-                }
-            }
-        }
-        match &self.values {
-            Values::One(put) => fixed(self, put, at, out),
-            Values::Eight(put) => fixed(self, put, at, out),
-            Values::Integer(put) => fixed(self, put, at, out),
-            Values::Sixteen(put) => fixed(self, put, at, out),
-            Values::Decimal(put) => fixed(self, put, at, out),
-            _ => at
-                .iter_mut()
-                .enumerate()
-                .for_each(|(row, at)| self.write_cell(row, at, out)),
-        }
-    }
-
-    fn write_cell(&self, row: usize, at: &mut usize, out: &mut [u8]) {
-        if let (false, Values::Indirect(index, cells)) = (self.is_null(row), &self.values) {
-            return cells.write_cell(index(row), at, out);
-        }
-        put(out, at, &[self.class * 2 + u8::from(self.is_null(row))]);
-        if self.is_null(row) {
-            return;
-        }
-        match &self.values {
-            Values::Null | Values::Indirect(..) => {}
-            Values::One(get) => put(out, at, &get(row)),
-            Values::Eight(get) => put(out, at, &get(row)),
-            Values::Integer(get) => put(out, at, &get(row)),
-            Values::Sixteen(get) => put(out, at, &get(row)),
-            Values::Decimal(get) => put(out, at, &get(row)),
-            Values::Bytes(get) => {
-                let bytes = get(row);
-                put(out, at, &(bytes.len() as u64).to_le_bytes());
-                put(out, at, bytes);
-            }
-            Values::List(range, items) => {
-                let (start, end) = range(row);
-                put(out, at, &((end - start) as u64).to_le_bytes());
-                for item in start..end {
-                    items
-                        .iter()
-                        .for_each(|cells| cells.write_cell(item, at, out));
-                }
-            }
-            Values::Struct(fields) => fields
-                .iter()
-                .for_each(|cells| cells.write_cell(row, at, out)),
-        }
-    }
-}
-
-fn put(out: &mut [u8], at: &mut usize, bytes: &[u8]) {
-    out[*at..*at + bytes.len()].copy_from_slice(bytes);
-    *at += bytes.len();
-}
-
-fn integers<'a, T: ArrowPrimitiveType>(
-    array: &'a dyn Array,
-    widen: fn(T::Native) -> i128,
-) -> Values<'a> {
-    let values = array.as_primitive::<T>().values();
-    Values::Integer(Box::new(move |i| {
-        let value = widen(values[i]);
-        let mut bytes = [0; 9];
-        bytes[..8].copy_from_slice(&value.to_le_bytes()[..8]);
-        bytes[8] = if value < 0 { 255 } else { 0 };
-        bytes
-    }))
-}
-
-fn floats<'a, T: ArrowPrimitiveType>(
-    array: &'a dyn Array,
-    widen: fn(T::Native) -> f64,
-) -> Values<'a> {
-    let values = array.as_primitive::<T>().values();
-    Values::Eight(Box::new(move |i| {
-        let value = widen(values[i]);
-        let bits = if value.is_nan() {
-            0x7ff8_0000_0000_0000
-        } else if value == 0.0 {
-            0
-        } else {
-            value.to_bits()
-        };
-        bits.to_le_bytes()
-    }))
-}
-
-fn decimals<'a, T: ArrowPrimitiveType>(
-    array: &'a dyn Array,
-    scale: i8,
-    widen: fn(T::Native) -> i256,
-) -> Values<'a> {
-    let values = array.as_primitive::<T>().values();
-    let ten = i256::from_i128(10);
-    Values::Decimal(Box::new(move |i| {
-        let (mut value, mut scale) = (widen(values[i]), scale);
-        if value == i256::ZERO {
-            scale = 0;
-        } else if let Some(mut small) = value.to_i128() {
-            // The common case, without 256-bit division.
-            while small % 10 == 0 && scale > i8::MIN {
-                small /= 10;
-                scale -= 1;
-            }
-            value = i256::from_i128(small);
-        } else {
-            while value.wrapping_rem(ten) == i256::ZERO && scale > i8::MIN {
-                value = value.wrapping_div(ten);
-                scale -= 1;
-            }
-        }
-        let mut bytes = [0; 33];
-        bytes[0] = scale.to_le_bytes()[0];
-        bytes[1..].copy_from_slice(&value.to_le_bytes());
-        bytes
-    }))
-}
-
-fn eights<'a, T: ArrowPrimitiveType>(
-    array: &'a dyn Array,
-    canonical: fn(T::Native) -> i64,
-) -> Values<'a> {
-    let values = array.as_primitive::<T>().values();
-    Values::Eight(Box::new(move |i| canonical(values[i]).to_le_bytes()))
-}
-
-fn sixteens<'a, T: ArrowPrimitiveType<Native = i64>>(
-    array: &'a dyn Array,
-    unit_ns: i128,
-) -> Values<'a> {
-    let values = array.as_primitive::<T>().values();
-    Values::Sixteen(Box::new(move |i| {
-        (i128::from(values[i]) * unit_ns).to_le_bytes()
-    }))
-}
-
-fn interval(months: i32, days: i32, ns: i64) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..4].copy_from_slice(&months.to_le_bytes());
-    bytes[4..8].copy_from_slice(&days.to_le_bytes());
-    bytes[8..].copy_from_slice(&ns.to_le_bytes());
-    bytes
-}
-
-fn dictionary<'a, K: ArrowDictionaryKeyType>(
-    array: &'a arrow::array::DictionaryArray<K>,
-) -> Result<Values<'a>> {
-    use arrow::datatypes::ArrowNativeType;
-    let keys = array.keys().values();
-    let cells = Cells::of(array.values().as_ref())?;
-    Ok(Values::Indirect(
-        Box::new(move |i| keys[i].as_usize()),
-        Box::new(cells),
-    ))
-}
-
-fn as_index(offset: impl TryInto<usize>) -> usize {
-    // Arrow checked the offsets when the array was made.
-    offset.try_into().unwrap_or(0)
+    hasher.digest128()
 }
 
 fn unknown(data_type: &DataType) -> Error {
@@ -657,6 +266,7 @@ fn class_of(data_type: &DataType) -> Option<u8> {
         DataType::Struct(_) => 13,
         DataType::Map(..) => 14,
         DataType::Dictionary(_, values) => class_of(values)?,
+        DataType::RunEndEncoded(_, values) => class_of(values.data_type())?,
         _ => return None,
     })
 }
@@ -682,6 +292,7 @@ fn class_text(data_type: &DataType) -> Option<String> {
             _ => return None,
         },
         DataType::Dictionary(_, values) => class_text(values)?,
+        DataType::RunEndEncoded(_, values) => class_text(values.data_type())?,
         other => class_of(other)?.to_string(),
     })
 }

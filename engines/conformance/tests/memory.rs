@@ -1,0 +1,118 @@
+//! The engine in memory passes the suite, and the suite notices every rule that it breaks.
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use std::sync::Arc;
+use strait_common::Result;
+use strait_conformance::{Case, Durable, Fault, Faults, Harness, Process};
+use strait_memory::{Action, MemorySink, MemorySource, MemoryStore, Rule, Steps};
+
+struct Memory {
+    broken: Option<Rule>,
+}
+
+struct MemoryDurable {
+    store: MemoryStore,
+    broken: Option<Rule>,
+}
+
+struct MemoryFaults(Arc<Steps>);
+
+#[async_trait]
+impl Harness for Memory {
+    async fn create(&self) -> Result<Box<dyn Durable>> {
+        Ok(Box::new(MemoryDurable {
+            store: MemoryStore::new(),
+            broken: self.broken,
+        }))
+    }
+
+    fn every_pair(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl Durable for MemoryDurable {
+    async fn open(&self) -> Result<Process> {
+        let sink = match self.broken {
+            None => MemorySink::open(&self.store),
+            Some(rule) => MemorySink::breaking(&self.store, rule),
+        };
+        let faults = Box::new(MemoryFaults(sink.steps()));
+        let store = strait_common::engine::Store {
+            source: Arc::new(MemorySource::open(&self.store)),
+            sink: Arc::new(sink),
+        };
+        Ok(Process { store, faults })
+    }
+}
+
+impl Faults for MemoryFaults {
+    fn steps(&self) -> u64 {
+        self.0.taken()
+    }
+
+    fn at(&self, step: u64, fault: Fault) {
+        let action = match fault {
+            Fault::Crash => Action::Crash,
+            Fault::Meanwhile(run) => Action::Meanwhile(Box::new(move || {
+                run.now_or_never()
+                    .expect("a future of the engine in memory was not ready");
+            })),
+        };
+        self.0.at(step, action);
+    }
+}
+
+/// Every future of the engine is ready when first polled, so no runtime is needed.
+fn now<F: Future>(case: F) -> F::Output {
+    case.now_or_never()
+        .expect("a future of the engine in memory was not ready")
+}
+
+strait_conformance::suite!(Memory { broken: None }, |case| now(case));
+
+/// The names of the cases that fail when this rule is broken.
+fn failing(rule: Rule) -> Vec<&'static str> {
+    let harness = Memory { broken: Some(rule) };
+    let cases = strait_conformance::cases::all();
+    let fails = |case: &Case| now((case.run)(&harness)).is_err();
+    cases
+        .into_iter()
+        .filter(fails)
+        .map(|case| case.name)
+        .collect()
+}
+
+#[test]
+fn every_broken_rule_fails_the_cases_about_it() {
+    for rule in Rule::ALL {
+        let failing = failing(rule);
+        println!("{rule:?}: {failing:?}");
+        let about: &[&str] = match rule {
+            Rule::NoFence => &[
+                "every_act_of_an_older_attempt_is_fenced",
+                "overtaken_by_the_same_run_at_every_step",
+            ],
+            Rule::LedgerApartFromRows => &["killed_between_every_two_calls"],
+            Rule::EpochInProcess => &[
+                "each_attempt_has_a_higher_epoch",
+                "every_act_of_an_older_attempt_is_fenced_from_another_process",
+                "overtaken_by_the_same_run_at_every_step",
+            ],
+            Rule::AckBeforeDurable => &[
+                "a_checkpoint_survives_a_crash_and_the_run_goes_on_from_it",
+                "killed_between_every_two_calls",
+            ],
+            Rule::PositionWithoutVersion => &["a_position_of_another_version_is_not_gone_on_from"],
+            Rule::NoClaim => &["another_run_is_refused_while_a_claim_is_open"],
+        };
+        for case in about {
+            assert!(
+                failing.contains(case),
+                "{rule:?} is broken and {case} passes"
+            );
+        }
+    }
+}

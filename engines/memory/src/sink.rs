@@ -1,0 +1,556 @@
+//! The half that receives: one process on a store, its attachments and its writers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use strait_common::engine::{
+    Attachment, Begun, Claim, Disposition, Finished, Mark, Outcome, Partition, PartitionWriter,
+    Position, PositionState, Prepared, Publish, Receipt, Sink, SinkLimits, Stream, Table, Version,
+};
+use strait_common::ids::{Epoch, RunId, TableName};
+use strait_common::key::PartitionKey;
+use strait_common::{Error, Result};
+
+use crate::steps::Steps;
+use crate::store::{Chunk, Entry, MemoryStore, Staged, State, TableState, fit, staged_at};
+
+/// A rule of exactly once, broken by [`MemorySink::breaking`] to prove that a test notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// Acts are not conditional on the epoch: an older attempt goes on writing.
+    NoFence,
+    /// `finish` makes the rows visible in one act and writes the ledger in the next.
+    LedgerApartFromRows,
+    /// The epoch is raised and checked in the sink process alone: another process does not know of it.
+    EpochInProcess,
+    /// `checkpoint` records the position before the rows that it covers are durable.
+    AckBeforeDurable,
+    /// `begin` goes on from a position that was made from another version.
+    PositionWithoutVersion,
+    /// `attach` does not look at another run's open claim.
+    NoClaim,
+}
+
+impl Rule {
+    /// Every rule.
+    pub const ALL: [Rule; 6] = [
+        Rule::NoFence,
+        Rule::LedgerApartFromRows,
+        Rule::EpochInProcess,
+        Rule::AckBeforeDurable,
+        Rule::PositionWithoutVersion,
+        Rule::NoClaim,
+    ];
+}
+
+/// One process that writes to a [`MemoryStore`]. Clones are the same process; [`open`](MemorySink::open) starts another.
+#[derive(Clone)]
+pub struct MemorySink {
+    process: Arc<Process>,
+}
+
+struct Process {
+    store: MemoryStore,
+    steps: Arc<Steps>,
+    broken: Option<Rule>,
+    /// The epochs that this process issued, where [`Rule::EpochInProcess`] makes them count.
+    epochs: Mutex<BTreeMap<TableName, u64>>,
+}
+
+impl MemorySink {
+    /// A process that keeps every rule.
+    pub fn open(store: &MemoryStore) -> MemorySink {
+        MemorySink::started(store, None)
+    }
+
+    /// A process that breaks one rule, to prove that a test would notice.
+    pub fn breaking(store: &MemoryStore, rule: Rule) -> MemorySink {
+        MemorySink::started(store, Some(rule))
+    }
+
+    fn started(store: &MemoryStore, broken: Option<Rule>) -> MemorySink {
+        MemorySink {
+            process: Arc::new(Process {
+                store: store.clone(),
+                steps: Arc::new(Steps::default()),
+                broken,
+                epochs: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The steps of this process, to end it at one of them.
+    pub fn steps(&self) -> Arc<Steps> {
+        Arc::clone(&self.process.steps)
+    }
+}
+
+impl fmt::Debug for MemorySink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "memory ({:?})", self.process.steps)
+    }
+}
+
+impl Process {
+    fn breaks(&self, rule: Rule) -> bool {
+        self.broken == Some(rule)
+    }
+
+    fn epochs(&self) -> MutexGuard<'_, BTreeMap<TableName, u64>> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One act on the store: a step, then `act` under the lock, whole.
+    fn act<T>(&self, name: &'static str, act: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.steps.take(name)?;
+        act(&mut self.store.lock())
+    }
+
+    /// Raises the epoch and takes the claim, in one act, since a crash between the two would leave either alone.
+    fn take_claim(&self, state: &mut State, claim: &Claim) -> Result<Epoch> {
+        let table = state.table_mut(&claim.table)?;
+        let mut taken = claim.clone();
+        if let Some((held, open)) = &table.claim {
+            if held.run == claim.run {
+                if held.job != claim.job {
+                    return Err(Error::refused(format!(
+                        "run {} of table {} has another job; start a new run for it",
+                        claim.run, claim.table
+                    )));
+                }
+                taken.taken_at = held.taken_at;
+            } else if *open && !self.breaks(Rule::NoClaim) {
+                return Err(Error::refused(format!(
+                    "run {} owns table {}; wait for it, or abandon it",
+                    held.run, claim.table
+                )));
+            }
+        }
+        table.claim = Some((taken, true));
+        if self.breaks(Rule::EpochInProcess) {
+            let mut epochs = self.epochs();
+            let epoch = epochs.entry(claim.table.clone()).or_default();
+            *epoch += 1;
+            return Ok(Epoch(*epoch));
+        }
+        table.epoch += 1;
+        Ok(Epoch(table.epoch))
+    }
+}
+
+#[async_trait]
+impl Sink for MemorySink {
+    fn limits(&self, _schema: &SchemaRef) -> Result<SinkLimits> {
+        Ok(SinkLimits {
+            value_rules: Vec::new(),
+            publish: Publish::Atomic,
+            // Rows belong to the store from the moment they are appended, and a store in memory has no bound.
+            writer_bytes: 0,
+        })
+    }
+
+    async fn space(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
+        let prepared = self.process.act("prepare the table", |state| {
+            if let Some(held) = state.tables.get(table) {
+                fits(&held.table, wanted)?;
+                return Ok(Prepared::default());
+            }
+            let mut created = Vec::new();
+            let database = table.database();
+            if !state.tables.keys().any(|name| name.database() == database) {
+                created.push(format!("database {database}"));
+            }
+            created.push(format!("table {table}"));
+            if !dry_run {
+                let mut made = wanted.clone();
+                made.name = table.clone();
+                state.tables.insert(table.clone(), TableState::new(made));
+            }
+            Ok(Prepared {
+                created,
+                notes: Vec::new(),
+            })
+        })?;
+        self.process.steps.take("return from prepare")?;
+        Ok(prepared)
+    }
+
+    async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {
+        let process = Arc::clone(&self.process);
+        let epoch = process.act("raise the epoch", |state| process.take_claim(state, claim))?;
+        let mut attachment = MemoryAttachment {
+            process,
+            table: claim.table.clone(),
+            run: claim.run,
+            epoch,
+            positions: Vec::new(),
+        };
+        // The epoch is raised: no older attempt can change what is read now.
+        attachment.positions = attachment.act("read the ledger", |state| {
+            Ok(state.table(&claim.table)?.positions(claim.run))
+        })?;
+        attachment.act("discard what no position covers", |state| {
+            let staged = &mut state.table_mut(&claim.table)?.staged;
+            staged.retain(|(run, _), staged| *run != claim.run || !staged.chunks.is_empty());
+            Ok(())
+        })?;
+        attachment.process.steps.take("return from attach")?;
+        Ok(Arc::new(attachment))
+    }
+
+    async fn claim(&self, table: &TableName) -> Result<Option<Claim>> {
+        self.process.act("look at the claim", |state| {
+            let held = state.tables.get(table).and_then(|held| held.claim.as_ref());
+            Ok(held
+                .filter(|(_, open)| *open)
+                .map(|(claim, _)| claim.clone()))
+        })
+    }
+
+    async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
+        let receipts = self.process.act("read the receipts", |state| {
+            let entries = state.table(table)?.ledger.values().filter_map(|e| e.last());
+            Ok(entries
+                .map(|entry| Ok(entry.receipt.clone()))
+                .collect::<Vec<_>>())
+        })?;
+        Ok(stream::iter(receipts).boxed())
+    }
+}
+
+/// Whether rows of `wanted` can be put into the table that is there.
+fn fits(held: &Table, wanted: &Table) -> Result<()> {
+    let name = &held.name;
+    for field in wanted.schema.fields() {
+        let here = held.schema.field_with_name(field.name()).ok();
+        if here.map(|here| here.data_type()) != Some(field.data_type()) {
+            return Err(Error::schema(format!(
+                "column {} of table {name} is {} here and {} there",
+                field.name(),
+                here.map_or_else(|| "absent".to_owned(), |here| here.data_type().to_string()),
+                field.data_type(),
+            )));
+        }
+    }
+    for field in held.schema.fields() {
+        let absent = wanted.schema.field_with_name(field.name()).is_err();
+        if absent && !field.is_nullable() {
+            return Err(Error::schema(format!(
+                "column {} of table {name} may not be null here and is not copied; select it",
+                field.name()
+            )));
+        }
+    }
+    if held.divisions != wanted.divisions {
+        return Err(Error::refused(format!(
+            "table {name} is divided by {:?} here and by {:?} there; make it anew",
+            held.divisions, wanted.divisions
+        )));
+    }
+    Ok(())
+}
+
+/// One attempt of one run on one table.
+struct MemoryAttachment {
+    process: Arc<Process>,
+    table: TableName,
+    run: RunId,
+    epoch: Epoch,
+    positions: Vec<Position>,
+}
+
+impl MemoryAttachment {
+    /// One act that happens only if no later attempt has begun.
+    fn act<T>(&self, name: &'static str, act: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.process.act(name, |state| {
+            self.fence(state.table(&self.table)?)?;
+            act(state)
+        })
+    }
+
+    fn fence(&self, table: &TableState) -> Result<()> {
+        let newest = if self.process.breaks(Rule::NoFence) {
+            return Ok(());
+        } else if self.process.breaks(Rule::EpochInProcess) {
+            self.process.epochs().get(&self.table).copied().unwrap_or(0)
+        } else {
+            table.epoch
+        };
+        if newest == self.epoch.0 {
+            return Ok(());
+        }
+        let by = table.claim.as_ref().map(|(claim, _)| claim);
+        Err(Error::fenced(format!(
+            "epoch {} of table {} is over: epoch {newest} of run {} by {} took its place",
+            self.epoch,
+            self.table,
+            by.map_or_else(|| "?".to_owned(), |claim| claim.run.to_string()),
+            by.map_or("?", |claim| claim.agent.as_str()),
+        )))
+    }
+}
+
+impl fmt::Debug for MemoryAttachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "run {} at epoch {}", self.run.short(), self.epoch)
+    }
+}
+
+#[async_trait]
+impl Attachment for MemoryAttachment {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    async fn positions(&self) -> Result<Stream<Position>> {
+        let positions: Vec<_> = self.positions.iter().cloned().map(Ok).collect();
+        Ok(stream::iter(positions).boxed())
+    }
+
+    async fn begin(
+        &self,
+        partition: &Partition,
+        disposition: Disposition,
+        from: Option<&Position>,
+    ) -> Result<Begun> {
+        let key = &partition.key;
+        let owner = (self.run, key.clone());
+        let begun = self.act("begin the partition", |state| {
+            state.writers += 1;
+            let writer = state.writers;
+            let table = state.table_mut(&self.table)?;
+            if let Some(receipt) = table.receipt(self.run, key) {
+                return Ok(Err(receipt.clone()));
+            }
+            let chunks = match from {
+                None => Vec::new(),
+                Some(from) => {
+                    let any_version = self.process.breaks(Rule::PositionWithoutVersion);
+                    let staged = table.staged.get(&owner);
+                    chunks_until(staged, from, partition, any_version).ok_or_else(|| {
+                        Error::corrupt(format!(
+                            "partition {} at version {}: the store holds no position after {} frames of version {}",
+                            key.label(),
+                            partition.version,
+                            from.sequence,
+                            from.version
+                        ))
+                    })?
+                }
+            };
+            let staged = Staged {
+                version: partition.version.clone(),
+                writer,
+                chunks,
+            };
+            table.staged.insert(owner, staged);
+            Ok(Ok((writer, Arc::clone(&table.table.schema))))
+        })?;
+        self.process.steps.take("return from begin")?;
+        Ok(match begun {
+            Err(receipt) => Begun::Already(receipt),
+            Ok((writer, schema)) => Begun::Writer(Box::new(MemoryWriter {
+                attachment: MemoryAttachment {
+                    process: Arc::clone(&self.process),
+                    table: self.table.clone(),
+                    run: self.run,
+                    epoch: self.epoch,
+                    positions: Vec::new(),
+                },
+                key: key.clone(),
+                version: partition.version.clone(),
+                disposition,
+                writer,
+                schema,
+                volatile: Vec::new(),
+                owed: Vec::new(),
+            })),
+        })
+    }
+
+    async fn drop_partition(&self, key: &PartitionKey) -> Result<()> {
+        self.act("drop the partition", |state| {
+            state.publish(&self.table, key, true, Vec::new())?;
+            // Its receipts go in the same act: they say that rows are here, and a later run would believe them.
+            state.table_mut(&self.table)?.ledger.remove(key);
+            Ok(())
+        })?;
+        self.process.steps.take("return from drop_partition")
+    }
+
+    async fn complete(&self, _outcome: Outcome) -> Result<()> {
+        self.act("end the claim", |state| {
+            let table = state.table_mut(&self.table)?;
+            if let Some((_, open)) = &mut table.claim {
+                *open = false;
+            }
+            // No one goes on with a run that is over, however it ended.
+            table.staged.retain(|(run, _), _| *run != self.run);
+            Ok(())
+        })?;
+        self.process.steps.take("return from complete")
+    }
+}
+
+/// The chunks up to and with that of `from`, if the store holds that position.
+fn chunks_until(
+    staged: Option<&Staged>,
+    from: &Position,
+    partition: &Partition,
+    any_version: bool,
+) -> Option<Vec<Chunk>> {
+    let staged = staged?;
+    let same_version = from.version == partition.version && from.version == staged.version;
+    if !(same_version || any_version) || from.key != partition.key {
+        return None;
+    }
+    let last = staged.chunks.iter().position(|chunk| {
+        let mark = &chunk.mark;
+        from.state == PositionState::Staged
+            && (mark.sequence, mark.rows, mark.digest) == (from.sequence, from.rows, from.digest)
+            && mark.cursor == from.cursor
+    })?;
+    Some(staged.chunks[..=last].to_vec())
+}
+
+/// One partition being written.
+struct MemoryWriter {
+    attachment: MemoryAttachment,
+    key: PartitionKey,
+    version: Version,
+    disposition: Disposition,
+    writer: u64,
+    schema: SchemaRef,
+    /// Rows since the last checkpoint: gone when the process is.
+    volatile: Vec<RecordBatch>,
+    /// Rows that a checkpoint has acknowledged and [`Rule::AckBeforeDurable`] has kept back.
+    owed: Vec<RecordBatch>,
+}
+
+impl MemoryWriter {
+    /// What this writer has staged, unless another writer took its place.
+    fn staged<'a>(&self, table: &'a mut TableState) -> Result<&'a mut Staged> {
+        let owner = (self.attachment.run, self.key.clone());
+        let staged = table.staged.get_mut(&owner);
+        staged
+            .filter(|staged| staged.writer == self.writer)
+            .ok_or_else(|| {
+                Error::internal(format!(
+                    "partition {} was begun again: this writer is no longer its writer",
+                    self.key.label()
+                ))
+            })
+    }
+}
+
+impl fmt::Debug for MemoryWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "partition {} of {:?}", self.key.label(), self.attachment)
+    }
+}
+
+#[async_trait]
+impl PartitionWriter for MemoryWriter {
+    async fn append(&mut self, records: RecordBatch) -> Result<()> {
+        self.attachment.process.steps.take("append rows")?;
+        let records = fit(&records, &self.schema)
+            .map_err(|error| error.context(format!("table {}", self.attachment.table)))?;
+        self.volatile.push(records);
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self, mark: Mark) -> Result<Position> {
+        let mut batches = std::mem::take(&mut self.volatile);
+        if self.attachment.process.breaks(Rule::AckBeforeDurable) {
+            batches = std::mem::replace(&mut self.owed, batches);
+        }
+        let position = self.attachment.act("make the rows durable", |state| {
+            let table = state.table_mut(&self.attachment.table)?;
+            let staged = self.staged(table)?;
+            let position = staged_at(self.attachment.run, &self.key, staged, &mark);
+            staged.chunks.push(Chunk { mark, batches });
+            Ok(position)
+        })?;
+        self.attachment
+            .process
+            .steps
+            .take("return from checkpoint")?;
+        Ok(position)
+    }
+
+    async fn finish(mut self: Box<Self>, receipt: Receipt) -> Result<Finished> {
+        let mut rows = std::mem::take(&mut self.owed);
+        rows.append(&mut self.volatile);
+        let attachment = &self.attachment;
+        let name = &attachment.table;
+        if receipt.key != self.key || receipt.version != self.version {
+            return Err(Error::corrupt(format!(
+                "a receipt of partition {} at version {} for partition {} at version {}",
+                receipt.key.label(),
+                receipt.version,
+                self.key.label(),
+                self.version
+            )));
+        }
+        let publish = |state: &mut State| {
+            let table = state.table_mut(name)?;
+            if let Some(held) = table.receipt(attachment.run, &self.key) {
+                return if *held == receipt {
+                    Ok(Some(Finished::Already(held.clone())))
+                } else {
+                    Err(Error::corrupt(format!(
+                        "partition {}: the ledger has a receipt of {} rows with digest {}, and this one has {} rows with digest {}",
+                        self.key.label(),
+                        held.rows,
+                        held.digest,
+                        receipt.rows,
+                        receipt.digest
+                    )))
+                };
+            }
+            let chunks = self.staged(table)?.chunks.iter();
+            let mut batches: Vec<RecordBatch> = chunks
+                .flat_map(|chunk| chunk.batches.iter().cloned())
+                .collect();
+            batches.extend(rows);
+            let replace = self.disposition == Disposition::Replace;
+            state.publish(name, &self.key, replace, batches)?;
+            Ok(None)
+        };
+        let record = |state: &mut State| {
+            let table = state.table_mut(name)?;
+            table.staged.remove(&(attachment.run, self.key.clone()));
+            table
+                .ledger
+                .entry(self.key.clone())
+                .or_default()
+                .push(Entry {
+                    run: attachment.run,
+                    receipt: receipt.clone(),
+                });
+            Ok(Finished::Now)
+        };
+        let finished = if attachment.process.breaks(Rule::LedgerApartFromRows) {
+            match attachment.act("make the rows visible", publish)? {
+                Some(finished) => finished,
+                None => attachment.act("write the ledger", record)?,
+            }
+        } else {
+            attachment.act("publish the partition", |state| match publish(state)? {
+                Some(finished) => Ok(finished),
+                None => record(state),
+            })?
+        };
+        attachment.process.steps.take("return from finish")?;
+        Ok(finished)
+    }
+}
