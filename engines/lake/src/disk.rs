@@ -1,0 +1,185 @@
+//! Acts on the local disk that survive a power cut: content before its name, directories after.
+//!
+//! Every act is a numbered step. A recorder can list them, so that a test sees their order, and can end the process's work at any of them, so that a
+//! test sees what is left.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use strait_common::{Error, Kind, OrError, Result};
+
+/// Watches the steps of a store, for tests.
+pub trait Recorder: std::fmt::Debug + Send + Sync {
+    /// A step is about to happen; an error is a crash before it.
+    ///
+    /// # Errors
+    /// Whatever the test wants the engine to see.
+    fn step(&self, step: &Step<'_>) -> Result<()>;
+}
+
+/// One effect on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// Content of a file is written.
+    Write(&'a Path),
+    /// Content of a file becomes durable.
+    Sync(&'a Path),
+    /// A file gets its name, which must be free.
+    Link(&'a Path),
+    /// A file gets its name, replacing what had it.
+    Rename(&'a Path),
+    /// Names in a directory become durable.
+    SyncDirectory(&'a Path),
+    /// A file is removed.
+    Remove(&'a Path),
+    /// An act of the engine's interface returns.
+    Return,
+}
+
+/// The local disk.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    recorder: Option<Arc<dyn Recorder>>,
+}
+
+impl Disk {
+    /// The disk, watched.
+    pub fn recorded(recorder: Arc<dyn Recorder>) -> Disk {
+        Disk {
+            recorder: Some(recorder),
+        }
+    }
+
+    /// Announces a step.
+    ///
+    /// # Errors
+    /// What the recorder wants.
+    pub fn step(&self, step: Step<'_>) -> Result<()> {
+        self.recorder
+            .as_ref()
+            .map_or(Ok(()), |recorder| recorder.step(&step))
+    }
+
+    /// Makes a file's content durable.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn sync(&self, file: &File, path: &Path) -> Result<()> {
+        self.step(Step::Sync(path))?;
+        file.sync_all()
+            .or_error(Kind::Unavailable, context("sync", path))
+    }
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn sync_directory(&self, path: &Path) -> Result<()> {
+        self.step(Step::SyncDirectory(path))?;
+        let result = File::open(path).and_then(|directory| directory.sync_all());
+        result.or_error(Kind::Unavailable, context("sync directory", path))
+    }
+
+    /// Makes a directory and those above it that are missing, each durable in its parent.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn create_directories(&self, path: &Path) -> Result<()> {
+        let missing: Vec<&Path> = path
+            .ancestors()
+            .take_while(|ancestor| !ancestor.exists())
+            .collect();
+        for directory in missing.into_iter().rev() {
+            match fs::create_dir(directory) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error)
+                        .or_error(Kind::Unavailable, context("make directory", directory));
+                }
+                _ => {}
+            }
+            if let Some(parent) = directory.parent() {
+                self.sync_directory(parent)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a new file durably under a name that must be free. `false` if it is not.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn create(&self, path: &Path, content: &[u8]) -> Result<bool> {
+        let draft = self.draft(path, content)?;
+        self.step(Step::Link(path))?;
+        let linked = fs::hard_link(&draft, path);
+        let removed = fs::remove_file(&draft);
+        match linked {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+            linked => linked
+                .and(removed)
+                .or_error(Kind::Unavailable, context("link", path))?,
+        }
+        self.sync_parent(path)?;
+        Ok(true)
+    }
+
+    /// Writes a file durably, replacing what had its name.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn replace(&self, path: &Path, content: &[u8]) -> Result<()> {
+        let draft = self.draft(path, content)?;
+        self.rename(&draft, path)?;
+        self.sync_parent(path)
+    }
+
+    /// Gives a file another name. The directories are not synced: the caller syncs each once.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.step(Step::Rename(to))?;
+        fs::rename(from, to).or_error(Kind::Unavailable, context("rename", to))
+    }
+
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn remove(&self, path: &Path) -> Result<()> {
+        self.step(Step::Remove(path))?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            result => result.or_error(Kind::Unavailable, context("remove", path)),
+        }
+    }
+
+    fn sync_parent(&self, path: &Path) -> Result<()> {
+        let parent = path
+            .parent()
+            .ok_or_else(|| Error::internal(format!("{} has no directory", path.display())))?;
+        self.sync_directory(parent)
+    }
+
+    /// The content under a name that listings of object stores pass over.
+    fn draft(&self, path: &Path, content: &[u8]) -> Result<PathBuf> {
+        if let Some(parent) = path.parent() {
+            self.create_directories(parent)?;
+        }
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
+        let draft = PathBuf::from(draft);
+        self.step(Step::Write(path))?;
+        let written =
+            File::create(&draft).and_then(|mut file| file.write_all(content).map(|()| file));
+        let file = written.or_error(Kind::Unavailable, context("write", path))?;
+        self.sync(&file, path)?;
+        Ok(draft)
+    }
+}
+
+fn context(act: &str, path: &Path) -> String {
+    format!("{act} {}", path.display())
+}

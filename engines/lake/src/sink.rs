@@ -1,0 +1,380 @@
+//! The half of the lake that receives.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use deltalake::kernel::StructType;
+use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::transaction::CommitProperties;
+use futures::StreamExt;
+use strait_common::cpu::CpuPool;
+use strait_common::engine::{
+    Attachment, Claim, DivisionKind, Prepared, Publish, Receipt, Sink, SinkLimits, Stream, Table,
+};
+use strait_common::ids::{Epoch, TableName};
+use strait_common::{Context, Error, Kind, OrError, Result};
+
+use crate::attachment::{Found, LakeAttachment};
+use crate::commit::{ATTACH_TRIES_MAX, Change, Condition, pause, try_commit};
+use crate::disk::Step;
+use crate::ledger::{Entry, Event, Ledger, LedgerFile};
+use crate::partition_values;
+use crate::stage::writer_bytes;
+use crate::table::{Lake, Opened};
+use crate::types::{Mapping, ORIGINAL};
+
+/// A table checkpoint every so many commits.
+const CHECKPOINT_INTERVAL: &str = "20";
+/// The least that a table's transaction retention must be, in days: the ledger needs its transactions.
+const RETENTION_DAYS_MIN: f64 = 90.0;
+
+/// Receives into the tables of a lake.
+#[derive(Clone, Debug)]
+pub struct LakeSink {
+    lake: Lake,
+    cpu: CpuPool,
+}
+
+impl LakeSink {
+    /// A writer of this lake.
+    pub fn new(lake: Lake, cpu: CpuPool) -> LakeSink {
+        LakeSink { lake, cpu }
+    }
+
+    async fn create(&self, table: &TableName, wanted: &Table) -> Result<()> {
+        let mapping = Mapping::of(&wanted.schema)?;
+        let directory = self.lake.directory(table);
+        let disk = self.lake.disk().clone();
+        self.cpu
+            .run(move || disk.create_directories(&directory.join("_delta_log")))
+            .await?;
+        let columns: StructType = mapping
+            .stored()
+            .as_ref()
+            .try_into_kernel()
+            .or_error(Kind::Schema, "schema")?;
+        let builder = self
+            .lake
+            .builder(table)?
+            .build()
+            .or_error(Kind::Internal, "create")?
+            .create();
+        let created = builder
+            .with_columns(columns.fields().cloned())
+            .with_partition_columns(
+                wanted
+                    .divisions
+                    .iter()
+                    .map(|division| division.column.clone()),
+            )
+            .with_configuration([("delta.checkpointInterval", Some(CHECKPOINT_INTERVAL))])
+            // With the crate's retries two creates can both succeed, the second over the first.
+            .with_commit_properties(CommitProperties::default().with_max_retries(0))
+            .await;
+        match created {
+            Ok(_) => Ok(()),
+            // Somebody else was faster, or the answer was lost: what is there is checked like any table.
+            Err(error) => match self.lake.open(table, None).await {
+                Ok(opened) => check_fits(&opened, wanted),
+                Err(_) => Err(error).or_error(Kind::Unavailable, format!("create table {table}")),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for LakeSink {
+    fn limits(&self, schema: &SchemaRef) -> Result<SinkLimits> {
+        let mapping = Mapping::of(schema)?;
+        let mut value_rules = vec!["an empty string in a column that divides the table is refused: it would read back as null".to_owned()];
+        for (original, stored) in mapping
+            .original()
+            .fields()
+            .iter()
+            .zip(mapping.stored().fields())
+        {
+            if stored.metadata().contains_key(ORIGINAL) {
+                value_rules.push(format!(
+                    "column {} of type {} is stored as {}, and comes back as it was; other readers see the stored type",
+                    original.name(),
+                    original.data_type(),
+                    stored.data_type()
+                ));
+            }
+        }
+        Ok(SinkLimits {
+            value_rules,
+            publish: Publish::Atomic,
+            writer_bytes: writer_bytes(schema.fields().len()),
+        })
+    }
+
+    async fn space(&self) -> Result<Option<u64>> {
+        let root = self.lake.root().to_owned();
+        self.cpu
+            .run(move || {
+                let stats = rustix::fs::statvfs(&root).or_error(
+                    Kind::Unavailable,
+                    format!("free space of {}", root.display()),
+                )?;
+                Ok(Some(stats.f_bavail.saturating_mul(stats.f_frsize)))
+            })
+            .await
+    }
+
+    async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
+        let context = || format!("table {table}");
+        if let Some(other) = wanted
+            .divisions
+            .iter()
+            .find(|division| division.kind != DivisionKind::Value)
+        {
+            return Err(Error::refused(format!(
+                "table {table} is divided by ranges or hashes of {}; the lake can only be divided by values",
+                other.column
+            )));
+        }
+        for division in &wanted.divisions {
+            let field = wanted
+                .schema
+                .field_with_name(&division.column)
+                .or_error(Kind::Schema, table)?;
+            // Types that no partition value can have are found before any row moves.
+            let null = strait_common::key::Cell::Null;
+            partition_values::to_text(&null, field.data_type()).with_context(context)?;
+        }
+        let mut prepared = Prepared::default();
+        if self.lake.exists(table) {
+            let opened = self.lake.open(table, None).await?;
+            check_fits(&opened, wanted).with_context(context)?;
+            let given = |name: &str| wanted.schema.field_with_name(name).is_ok();
+            for field in opened
+                .mapping
+                .original()
+                .fields()
+                .iter()
+                .filter(|field| !given(field.name()))
+            {
+                prepared.notes.push(format!(
+                    "column {} of {table} is not among the columns sent: it will be null",
+                    field.name()
+                ));
+            }
+            return Ok(prepared);
+        }
+        Mapping::of(&wanted.schema).with_context(context)?;
+        if !self.lake.root().join(table.database()).exists() {
+            prepared
+                .created
+                .push(format!("database {}", table.database()));
+        }
+        prepared.created.push(format!("table {table}"));
+        if !dry_run {
+            self.create(table, wanted).await.with_context(context)?;
+        }
+        Ok(prepared)
+    }
+
+    async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {
+        let table = &claim.table;
+        for attempt in 0..ATTACH_TRIES_MAX {
+            let opened = self.lake.open(table, None).await?;
+            check_writable(&opened).with_context(|| format!("table {table}"))?;
+            let ledger = Ledger::load(&opened).await?;
+            check_claim(&ledger, claim)?;
+            let epoch = Epoch(ledger.epoch.0 + 1);
+            let file = LedgerFile::new(&opened.directory, claim.run);
+            let entry = Entry::new(claim.run, epoch, Event::Attach(claim.clone()));
+            let (written, disk) = (file.clone(), self.lake.disk().clone());
+            self.cpu.run(move || written.write(&disk, &entry)).await?;
+            let change = Change {
+                actions: Vec::new(),
+                replaces: false,
+            };
+            if try_commit(
+                &self.lake,
+                table,
+                &opened,
+                Condition::Raises(ledger.epoch),
+                &file,
+                change,
+            )
+            .await?
+            {
+                // The ledger as of the new epoch: nothing of a lower one can be added to it any more.
+                let opened = self.lake.open(table, None).await?;
+                let ledger = Ledger::load(&opened).await?;
+                if ledger.epoch != epoch {
+                    return Err(Error::fenced(format!(
+                        "table {table}: epoch {epoch} was overtaken by {} at once",
+                        ledger.epoch
+                    )));
+                }
+                let found = Found { opened, ledger };
+                let attachment = LakeAttachment::new(
+                    self.lake.clone(),
+                    self.cpu.clone(),
+                    table.clone(),
+                    claim.run,
+                    epoch,
+                    found,
+                )
+                .await?;
+                self.lake.disk().step(Step::Return)?;
+                return Ok(Arc::new(attachment));
+            }
+            let (disk, path) = (self.lake.disk().clone(), file.path);
+            self.cpu.run(move || disk.remove(&path)).await?;
+            pause(attempt).await;
+        }
+        Err(Error::unavailable(format!(
+            "table {table}: other writers were faster {ATTACH_TRIES_MAX} times"
+        )))
+    }
+
+    async fn claim(&self, table: &TableName) -> Result<Option<Claim>> {
+        if !self.lake.exists(table) {
+            return Ok(None);
+        }
+        let ledger = Ledger::load(&self.lake.open(table, None).await?).await?;
+        Ok(ledger.open_claim().cloned())
+    }
+
+    async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
+        if !self.lake.exists(table) {
+            return Ok(futures::stream::empty().boxed());
+        }
+        let ledger = Ledger::load(&self.lake.open(table, None).await?).await?;
+        let mut receipts: Vec<Receipt> = ledger
+            .receipts()
+            .into_values()
+            .map(|(_, receipt)| receipt)
+            .collect();
+        receipts.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(futures::stream::iter(receipts).map(Ok).boxed())
+    }
+}
+
+fn check_claim(ledger: &Ledger, claim: &Claim) -> Result<()> {
+    if let Some(open) = ledger.open_claim()
+        && open.run != claim.run
+    {
+        return Err(Error::refused(format!(
+            "table {} belongs to run {} of agent {}, which has not ended; resume it with `strait runs resume {}`, or give it up with \
+             `strait runs abandon {}`",
+            claim.table, open.run, open.agent, open.run, open.run
+        )));
+    }
+    if let Some(first) = ledger.first_claim(claim.run)
+        && first.job != claim.job
+    {
+        return Err(Error::refused(format!(
+            "run {} was begun with another job; begin a new run",
+            claim.run
+        )));
+    }
+    Ok(())
+}
+
+fn check_writable(opened: &Opened) -> Result<()> {
+    let snapshot = opened
+        .delta
+        .snapshot()
+        .or_error(Kind::Corrupt, "snapshot")?
+        .snapshot();
+    let configuration = snapshot.metadata().configuration();
+    if let Some(retention) = configuration.get("delta.setTransactionRetentionDuration")
+        && retention_days(retention).is_none_or(|days| days < RETENTION_DAYS_MIN)
+    {
+        return Err(Error::refused(format!(
+            "delta.setTransactionRetentionDuration is '{retention}': rows are counted once only while transactions are kept; unset it, or set at least 90 \
+             days"
+        )));
+    }
+    if configuration
+        .get("delta.appendOnly")
+        .is_some_and(|value| value == "true")
+    {
+        tracing::debug!("the table is append only: replace will be refused by Delta");
+    }
+    Ok(())
+}
+
+fn retention_days(text: &str) -> Option<f64> {
+    let mut words = text.trim().strip_prefix("interval")?.split_whitespace();
+    let number: f64 = words.next()?.parse().ok()?;
+    let days = match words.next()?.trim_end_matches('s') {
+        "second" => 1.0 / 86_400.0,
+        "minute" => 1.0 / 1440.0,
+        "hour" => 1.0 / 24.0,
+        "day" => 1.0,
+        "week" => 7.0,
+        _ => return None,
+    };
+    words.next().is_none().then_some(number * days)
+}
+
+/// Checks that rows of `wanted` can be appended to a table.
+fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
+    check_writable(opened)?;
+    let divisions: Vec<&str> = wanted
+        .divisions
+        .iter()
+        .map(|division| division.column.as_str())
+        .collect();
+    if divisions
+        != opened
+            .partition_columns
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+    {
+        return Err(Error::refused(format!(
+            "the source divides by ({}), the sink by ({}); a table that is divided otherwise cannot be appended to yet",
+            divisions.join(", "),
+            opened.partition_columns.join(", ")
+        )));
+    }
+    let here = opened.mapping.original();
+    let mut lines = Vec::new();
+    for field in wanted.schema.fields() {
+        match here.field_with_name(field.name()) {
+            Err(_) => lines.push(format!(
+                "  {}: {} at the source, missing at the sink",
+                field.name(),
+                field.data_type()
+            )),
+            Ok(found) if found.data_type() != field.data_type() => {
+                lines.push(format!(
+                    "  {}: {} at the source, {} at the sink",
+                    field.name(),
+                    field.data_type(),
+                    found.data_type()
+                ));
+            }
+            Ok(found) if field.is_nullable() && !found.is_nullable() => {
+                lines.push(format!(
+                    "  {}: may be null at the source, must not be at the sink",
+                    field.name()
+                ));
+            }
+            Ok(_) => {}
+        }
+    }
+    for field in here.fields() {
+        if wanted.schema.field_with_name(field.name()).is_err() && !field.is_nullable() {
+            lines.push(format!(
+                "  {}: not among the columns sent, must not be null at the sink",
+                field.name()
+            ));
+        }
+    }
+    if lines.is_empty() {
+        return Ok(());
+    }
+    Err(Error::schema(format!(
+        "the columns do not fit:\n{}",
+        lines.join("\n")
+    )))
+}

@@ -1,0 +1,387 @@
+//! Rows on their way: written as Parquet below the run's stage, durable at a checkpoint, not visible before the commit.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::schema::types::ColumnPath;
+use serde::{Deserialize, Serialize};
+use strait_common::digest::Digest;
+use strait_common::engine::{Cursor, Position, PositionState, Version};
+use strait_common::ids::{Epoch, RunId};
+use strait_common::key::PartitionKey;
+use strait_common::{Error, Kind, OrError, Result};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::disk::{Disk, Step};
+use crate::ledger::{list, run_directory};
+
+/// Encoded bytes of a row group: what an open writer holds grows with it.
+const ROW_GROUP_BYTES: usize = 8 << 20;
+/// What a writer holds beside its row group, and for each column, in bytes: measured with eight and with a hundred columns.
+const WRITER_BYTES: u64 = 16 << 20;
+const COLUMN_BYTES: u64 = 512 << 10;
+/// Rows that are looked at to judge whether a column deserves a dictionary, and the share of distinct values up to which it does.
+const SAMPLE_ROWS: usize = 4096;
+const DISTINCT_SHARE: usize = 8;
+
+/// What one open writer of so many columns holds.
+pub fn writer_bytes(columns: usize) -> u64 {
+    WRITER_BYTES + columns as u64 * COLUMN_BYTES
+}
+
+/// A staged file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedFile {
+    /// Its name below the run's stage.
+    pub name: String,
+    /// In bytes.
+    pub size: u64,
+    /// How many rows it has.
+    pub rows: u64,
+    /// Delta's statistics of it.
+    pub stats: String,
+}
+
+/// Which files make a position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageRecord {
+    /// The attempt that wrote it.
+    pub epoch: Epoch,
+    /// The partition.
+    pub key: PartitionKey,
+    /// Its version at A.
+    pub version: Version,
+    /// Frames covered.
+    pub sequence: u64,
+    /// Where the source goes on, as hex.
+    pub cursor: String,
+    /// Rows covered.
+    pub rows: u64,
+    /// Their digest.
+    pub digest: Digest,
+    /// The rows.
+    pub files: Vec<StagedFile>,
+}
+
+impl StageRecord {
+    /// The position for the contract.
+    ///
+    /// # Errors
+    /// `Corrupt` if the cursor cannot be read.
+    pub fn position(&self, run: RunId) -> Result<Position> {
+        Ok(Position {
+            run,
+            key: self.key.clone(),
+            version: self.version.clone(),
+            sequence: self.sequence,
+            cursor: Cursor(from_hex(&self.cursor)?.into()),
+            rows: self.rows,
+            digest: self.digest,
+            state: PositionState::Staged,
+        })
+    }
+}
+
+/// Bytes as hex digits.
+pub fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Result<Vec<u8>> {
+    let wrong = || Error::corrupt(format!("'{text}' is no cursor"));
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return Err(wrong());
+    }
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| wrong()))
+        .collect()
+}
+
+/// The stage of one run in one table.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    directory: PathBuf,
+    disk: Disk,
+}
+
+impl Stage {
+    /// The stage of this run.
+    pub fn new(table: &Path, run: RunId, disk: Disk) -> Stage {
+        Stage {
+            directory: run_directory(table, run).join("stage"),
+            disk,
+        }
+    }
+
+    /// Where a staged file is.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The name of a new file of an attempt.
+    pub fn new_name(epoch: Epoch) -> String {
+        format!("{epoch}-{}.parquet", uuid::Uuid::new_v4())
+    }
+
+    /// Makes the directory.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn create(&self) -> Result<()> {
+        self.disk.create_directories(&self.directory)
+    }
+
+    /// Makes names in the directory durable.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn sync(&self) -> Result<()> {
+        self.disk.sync_directory(&self.directory)
+    }
+
+    fn record_path(&self, key: &PartitionKey, epoch: Epoch) -> PathBuf {
+        self.directory.join(format!(
+            "{:032x}.{epoch}.json",
+            xxh3_128(key.to_string().as_bytes())
+        ))
+    }
+
+    /// Makes a position durable. Its files are durable already.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn write_record(&self, record: &StageRecord) -> Result<()> {
+        let json =
+            serde_json::to_string(record).or_error(Kind::Internal, "write a stage record")?;
+        let content = format!("{:032x}\n{json}\n", xxh3_128(json.as_bytes()));
+        self.disk.replace(
+            &self.record_path(&record.key, record.epoch),
+            content.as_bytes(),
+        )
+    }
+
+    /// The records whose files are all there: the newest attempt's for each partition. One that is torn or that lacks a file is as if it were not.
+    ///
+    /// # Errors
+    /// `Unavailable` if the directory cannot be read.
+    pub fn records(&self) -> Result<Vec<StageRecord>> {
+        let mut newest: std::collections::BTreeMap<PartitionKey, StageRecord> =
+            std::collections::BTreeMap::new();
+        for path in list(&self.directory)? {
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let bytes = fs::read(&path).or_error(Kind::Unavailable, path.display())?;
+            let Some(record) = parse_record(&bytes) else {
+                tracing::warn!(file = %path.display(), "a stage record cannot be read; its partition starts again");
+                continue;
+            };
+            let whole = |file: &StagedFile| {
+                fs::metadata(self.path(&file.name)).is_ok_and(|found| found.len() == file.size)
+            };
+            if record.files.iter().all(whole)
+                && newest
+                    .get(&record.key)
+                    .is_none_or(|other| other.epoch < record.epoch)
+            {
+                newest.insert(record.key.clone(), record);
+            }
+        }
+        Ok(newest.into_values().collect())
+    }
+
+    /// Removes the records of a partition, of attempts up to this one; their files follow at the next sweep.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn forget(&self, key: &PartitionKey, epoch: Epoch) -> Result<()> {
+        let prefix = format!("{:032x}.", xxh3_128(key.to_string().as_bytes()));
+        for path in list(&self.directory)? {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let of = name
+                .strip_prefix(&prefix)
+                .and_then(|rest| rest.strip_suffix(".json"))
+                .and_then(|of| of.parse().ok());
+            if of.is_some_and(|of: u64| of <= epoch.0) {
+                self.disk.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what attempts before this one left and no kept record covers.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn sweep(&self, before: Epoch, kept: &[StageRecord]) -> Result<()> {
+        let files: HashSet<&str> = kept
+            .iter()
+            .flat_map(|record| record.files.iter().map(|file| file.name.as_str()))
+            .collect();
+        let records: HashSet<PathBuf> = kept
+            .iter()
+            .map(|record| self.record_path(&record.key, record.epoch))
+            .collect();
+        for path in list(&self.directory)? {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let epoch: Option<u64> = if name.ends_with(".parquet") {
+                name.split('-').next().and_then(|epoch| epoch.parse().ok())
+            } else if name.ends_with(".json") {
+                name.trim_end_matches(".json")
+                    .rsplit('.')
+                    .next()
+                    .and_then(|epoch| epoch.parse().ok())
+            } else {
+                // A draft that never got its name.
+                Some(0)
+            };
+            if epoch.is_some_and(|epoch| epoch < before.0)
+                && !files.contains(name)
+                && !records.contains(&path)
+            {
+                self.disk.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all of it.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn clear(&self) -> Result<()> {
+        list(&self.directory)?
+            .iter()
+            .try_for_each(|path| self.disk.remove(path))
+    }
+}
+
+fn parse_record(bytes: &[u8]) -> Option<StageRecord> {
+    let mut lines = std::str::from_utf8(bytes).ok()?.lines();
+    let (checksum, json) = (lines.next()?, lines.next()?);
+    if format!("{:032x}", xxh3_128(json.as_bytes())) != checksum {
+        return None;
+    }
+    serde_json::from_str(json).ok()
+}
+
+/// One file being staged.
+pub struct FileWriter {
+    writer: ArrowWriter<File>,
+    sync: File,
+    path: PathBuf,
+    name: String,
+    rows: u64,
+}
+
+impl FileWriter {
+    /// Opens a file for rows like those of `first`.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn open(stage: &Stage, epoch: Epoch, first: &RecordBatch) -> Result<FileWriter> {
+        let name = Stage::new_name(epoch);
+        let path = stage.path(&name);
+        stage.disk.step(Step::Write(&path))?;
+        let file = File::create(&path).or_error(Kind::Unavailable, path.display())?;
+        let sync = file
+            .try_clone()
+            .or_error(Kind::Unavailable, path.display())?;
+        let schema: SchemaRef = Arc::clone(first.schema_ref());
+        let writer = ArrowWriter::try_new(file, schema, Some(properties(first)))
+            .or_error(Kind::Internal, path.display())?;
+        Ok(FileWriter {
+            writer,
+            sync,
+            path,
+            name,
+            rows: 0,
+        })
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        // The first batch of a row group is never split, so its size is bounded here: batches are at most a frame.
+        self.writer
+            .write(rows)
+            .or_error(Kind::Unavailable, self.path.display())?;
+        self.rows += rows.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Ends the file and makes its content durable; its name is not yet.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn close(self, disk: &Disk) -> Result<StagedFile> {
+        let context = self.path.display().to_string();
+        let metadata = self.writer.close().or_error(Kind::Unavailable, &context)?;
+        disk.sync(&self.sync, &self.path)?;
+        let size = self
+            .sync
+            .metadata()
+            .or_error(Kind::Unavailable, &context)?
+            .len();
+        Ok(StagedFile {
+            name: self.name,
+            size,
+            rows: self.rows,
+            stats: stats(&metadata, self.rows),
+        })
+    }
+}
+
+/// Writer version 2 with its delta encodings, and dictionaries only where they pay: two to four times the defaults' throughput.
+fn properties(first: &RecordBatch) -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
+        .set_writer_version(WriterVersion::PARQUET_2_0)
+        .set_max_row_group_row_count(None)
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_statistics_truncate_length(Some(64))
+        .set_dictionary_enabled(false);
+    for (field, column) in first.schema().fields().iter().zip(first.columns()) {
+        if deserves_dictionary(column) {
+            properties = properties
+                .set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), true);
+        }
+    }
+    properties.build()
+}
+
+fn deserves_dictionary(column: &dyn Array) -> bool {
+    let rows = column.len().min(SAMPLE_ROWS);
+    if rows == 0 || *column.data_type() != DataType::Utf8 {
+        return false;
+    }
+    let column = column.as_string::<i32>();
+    let distinct: HashSet<&str> = (0..rows)
+        .filter(|&row| column.is_valid(row))
+        .map(|row| column.value(row))
+        .collect();
+    distinct.len() * DISTINCT_SHARE <= rows && distinct.iter().all(|text| text.len() <= 256)
+}
+
+/// Delta's statistics: the number of rows. More than that is only ever an optimisation of readers, and a wrong bound loses rows.
+fn stats(_metadata: &ParquetMetaData, rows: u64) -> String {
+    format!("{{\"numRecords\":{rows}}}")
+}

@@ -1,0 +1,419 @@
+//! One Delta table of a lake, as it is at one version: opened for an operation and dropped after it, never carried.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use deltalake::kernel::Add;
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use strait_common::engine::{Division, DivisionKind, Partition, Table, Version};
+use strait_common::ids::TableName;
+use strait_common::key::{Cell, PartitionKey};
+use strait_common::{Context, Error, Kind, OrError, Result};
+use url::Url;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::disk::Disk;
+use crate::durable::DurableStore;
+use crate::partition_values;
+use crate::types::Mapping;
+
+/// Reader features that this engine reads correctly.
+const READER_FEATURES: &[&str] = &[
+    "timestampNtz",
+    "v2Checkpoint",
+    "vacuumProtocolCheck",
+    "columnMapping",
+    "deletionVectors",
+];
+
+/// A directory of databases, each a directory of Delta tables.
+#[derive(Clone, Debug)]
+pub struct Lake {
+    root: PathBuf,
+    disk: Disk,
+}
+
+/// A table at one version.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its directory.
+    pub directory: PathBuf,
+    /// The crate's table.
+    pub delta: DeltaTable,
+    /// Its columns.
+    pub mapping: Mapping,
+    /// The columns that divide it.
+    pub partition_columns: Vec<String>,
+}
+
+/// An active file of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFile {
+    /// Relative to the table's directory, decoded.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+    /// Rows, where the log says.
+    pub rows: Option<u64>,
+}
+
+impl Lake {
+    /// The lake in this directory.
+    pub fn new(root: PathBuf, disk: Disk) -> Lake {
+        Lake { root, disk }
+    }
+
+    /// The disk it is on.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Its directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a table is, or would be.
+    pub fn directory(&self, table: &TableName) -> PathBuf {
+        self.root.join(table.database()).join(table.table())
+    }
+
+    /// Whether there is a Delta table of this name.
+    pub fn exists(&self, table: &TableName) -> bool {
+        self.directory(table).join("_delta_log").is_dir()
+    }
+
+    /// The tables there are, in order of name.
+    ///
+    /// # Errors
+    /// `Unavailable` if the directory cannot be listed.
+    pub fn tables(&self) -> Result<Vec<TableName>> {
+        let mut tables = Vec::new();
+        for database in directories(&self.root)? {
+            for table in directories(&self.root.join(&database))? {
+                // Directories that are no table of ours have names that ours cannot have, or no log.
+                if let Ok(name) = TableName::new(&database, &table)
+                    && self.exists(&name)
+                {
+                    tables.push(name);
+                }
+            }
+        }
+        tables.sort();
+        Ok(tables)
+    }
+
+    /// A builder for the table, with durable writes.
+    ///
+    /// # Errors
+    /// `Config` if the directory is no URL.
+    pub fn builder(&self, table: &TableName) -> Result<DeltaTableBuilder> {
+        let directory = self.directory(table);
+        let url = Url::from_directory_path(&directory).map_err(|()| {
+            Error::config(format!("{} is not an absolute path", directory.display()))
+        })?;
+        let store = Arc::new(DurableStore::new(self.disk.clone()));
+        Ok(DeltaTableBuilder::from_url(url.clone())
+            .or_error(Kind::Config, table)?
+            .with_storage_backend(store, url))
+    }
+
+    /// The table as it is now, or as it was at a version of its log.
+    ///
+    /// # Errors
+    /// `Config` if there is no such table, `Moved` if that version is gone, `Refused` for features that are not supported,
+    /// `Corrupt` if the log cannot be read.
+    pub async fn open(&self, table: &TableName, version: Option<u64>) -> Result<Opened> {
+        if !self.exists(table) {
+            let tables = self.tables()?;
+            let names: Vec<String> = tables.iter().take(20).map(TableName::to_string).collect();
+            let known = if names.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has {}", names.join(", "))
+            };
+            return Err(Error::config(format!(
+                "there is no table {table} in {}; {known}",
+                self.root.display()
+            )));
+        }
+        let mut builder = self.builder(table)?;
+        if let Some(version) = version {
+            builder = builder.with_version(version);
+        }
+        let delta = builder
+            .load()
+            .await
+            .map_err(|error| load_error(table, version, error))?;
+        Opened::new(table, self.directory(table), delta)
+    }
+}
+
+fn load_error(table: &TableName, version: Option<u64>, error: DeltaTableError) -> Error {
+    match version {
+        Some(version) => Error::moved(format!(
+            "version {version} of table {table} cannot be read any more"
+        ))
+        .with_source(error),
+        None => {
+            Error::corrupt(format!("the log of table {table} cannot be read")).with_source(error)
+        }
+    }
+}
+
+fn directories(path: &Path) -> Result<Vec<String>> {
+    let context = || format!("list {}", path.display());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).or_error(Kind::Unavailable, context())? {
+        let entry = entry.or_error(Kind::Unavailable, context())?;
+        if entry.path().is_dir()
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+impl Opened {
+    fn new(table: &TableName, directory: PathBuf, delta: DeltaTable) -> Result<Opened> {
+        let snapshot = delta.snapshot().or_error(Kind::Corrupt, table)?.snapshot();
+        check_features(snapshot).with_context(|| format!("table {table}"))?;
+        let mapping = Mapping::from_stored(&snapshot.arrow_schema())
+            .with_context(|| format!("table {table}"))?;
+        let partition_columns = snapshot
+            .metadata()
+            .partition_columns()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        Ok(Opened {
+            directory,
+            mapping,
+            partition_columns,
+            delta,
+        })
+    }
+
+    /// The version of the log.
+    pub fn version(&self) -> u64 {
+        self.delta.version().unwrap_or_default()
+    }
+
+    /// The table for the contract.
+    pub fn table(&self, name: &TableName) -> Table {
+        let division = |column: &String| Division {
+            column: column.clone(),
+            kind: DivisionKind::Value,
+        };
+        Table {
+            name: name.clone(),
+            schema: Arc::clone(self.mapping.original()),
+            divisions: self.partition_columns.iter().map(division).collect(),
+        }
+    }
+
+    /// The key of the rows in a file with these partition values.
+    ///
+    /// # Errors
+    /// `Corrupt` if a value is not of its column's type.
+    pub fn key(&self, values: &HashMap<String, Option<String>>) -> Result<PartitionKey> {
+        let parts = self.partition_columns.iter().map(|column| {
+            let field = self
+                .mapping
+                .original()
+                .field_with_name(column)
+                .or_error(Kind::Corrupt, "partition column")?;
+            let text = values.get(column).and_then(Option::as_deref);
+            let cell = partition_values::from_text(text, field.data_type());
+            Ok((
+                column.clone(),
+                cell.with_context(|| format!("column {column}"))?,
+            ))
+        });
+        PartitionKey::new(parts.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// The partition values of a key, as the log holds them.
+    ///
+    /// # Errors
+    /// `Refused`, by name, for a key that the table cannot hold.
+    pub fn values(&self, key: &PartitionKey) -> Result<HashMap<String, Option<String>>> {
+        let columns: Vec<&String> = key.parts().iter().map(|(column, _)| column).collect();
+        if !columns.iter().copied().eq(self.partition_columns.iter()) {
+            return Err(Error::refused(format!(
+                "the table is divided by ({}), the key {key} is not",
+                self.partition_columns.join(", ")
+            )));
+        }
+        let values = key.parts().iter().map(|(column, cell)| {
+            let field = self
+                .mapping
+                .original()
+                .field_with_name(column)
+                .or_error(Kind::Corrupt, "partition column")?;
+            let text = partition_values::to_text(cell, field.data_type())
+                .with_context(|| format!("column {column}"))?;
+            Ok((column.clone(), text))
+        });
+        values.collect()
+    }
+
+    /// The active files by key.
+    ///
+    /// # Errors
+    /// `Corrupt` if a partition value cannot be read; `Refused` for a deletion vector.
+    pub fn files(&self) -> Result<BTreeMap<PartitionKey, Vec<DataFile>>> {
+        let snapshot = self.delta.snapshot().or_error(Kind::Corrupt, "snapshot")?;
+        let mut files: BTreeMap<PartitionKey, Vec<DataFile>> = BTreeMap::new();
+        for file in snapshot.log_data().iter() {
+            let path = file.path().into_owned();
+            if file.deletion_vector_descriptor().is_some() {
+                return Err(Error::refused(format!(
+                    "file {path} has a deletion vector, which is not supported; rewrite the table without"
+                )));
+            }
+            let size = u64::try_from(file.size()).or_error(Kind::Corrupt, "file size")?;
+            let rows = file.num_records().map(|rows| rows as u64);
+            let key = self
+                .key(&file.partition_values_map())
+                .with_context(|| format!("file {path}"))?;
+            files
+                .entry(key)
+                .or_default()
+                .push(DataFile { path, size, rows });
+        }
+        files
+            .values_mut()
+            .for_each(|files| files.sort_by(|a, b| a.path.cmp(&b.path)));
+        Ok(files)
+    }
+
+    /// The Add actions of a partition, for removing them.
+    ///
+    /// # Errors
+    /// `Corrupt` if a partition value cannot be read.
+    pub fn removes(&self, key: &PartitionKey) -> Result<Vec<deltalake::kernel::Remove>> {
+        let snapshot = self.delta.snapshot().or_error(Kind::Corrupt, "snapshot")?;
+        let mut removes = Vec::new();
+        for file in snapshot.log_data().iter() {
+            if self.key(&file.partition_values_map())? == *key {
+                removes.push(file.remove_action(true));
+            }
+        }
+        Ok(removes)
+    }
+
+    /// The partition that these files make.
+    pub fn partition(&self, key: PartitionKey, files: &[DataFile]) -> Partition {
+        Partition {
+            key,
+            rows: files.iter().map(|file| file.rows).sum(),
+            bytes: Some(files.iter().map(|file| file.size).sum()),
+            version: version_of(files),
+            pin: self.version().to_string(),
+        }
+    }
+}
+
+/// A partition's version: XXH3-128 over the paths and sizes of its files in order of path. Names of data files are never used twice, so
+/// equal lists hold equal rows.
+pub fn version_of(files: &[DataFile]) -> Version {
+    let mut text = Vec::new();
+    for file in files {
+        text.extend_from_slice(&(file.path.len() as u64).to_le_bytes());
+        text.extend_from_slice(file.path.as_bytes());
+        text.extend_from_slice(&file.size.to_le_bytes());
+    }
+    Version(format!("{:032x}", xxh3_128(&text)))
+}
+
+/// What an Add must be before it is committed: the crate commits others, and the table cannot be opened after that.
+///
+/// # Errors
+/// `Internal`, since only this engine makes them.
+pub fn check_add(opened: &Opened, add: &Add) -> Result<()> {
+    let wrong = |what: String| {
+        Err(Error::internal(format!(
+            "file {} must not be committed: {what}",
+            add.path
+        )))
+    };
+    let mut columns: Vec<&String> = add.partition_values.keys().collect();
+    let mut expected: Vec<&String> = opened.partition_columns.iter().collect();
+    columns.sort();
+    expected.sort();
+    if columns != expected {
+        return wrong(format!(
+            "its partition columns are {columns:?}, the table's {expected:?}"
+        ));
+    }
+    opened.key(&add.partition_values)?;
+    let size = std::fs::metadata(opened.directory.join(&add.path))
+        .or_error(Kind::Internal, &add.path)?
+        .len();
+    if i64::try_from(size).ok() != Some(add.size) {
+        return wrong(format!("it has {size} bytes, not {}", add.size));
+    }
+    Ok(())
+}
+
+fn check_features(snapshot: &deltalake::kernel::EagerSnapshot) -> Result<()> {
+    let configuration = snapshot.metadata().configuration();
+    if let Some(mode) = configuration.get("delta.columnMapping.mode")
+        && mode != "none"
+    {
+        return Err(Error::refused(format!(
+            "column mapping ({mode}) is not supported"
+        )));
+    }
+    if configuration
+        .get("delta.enableDeletionVectors")
+        .is_some_and(|value| value == "true")
+    {
+        return Err(Error::refused(
+            "deletion vectors (delta.enableDeletionVectors) are not supported",
+        ));
+    }
+    let protocol = snapshot.protocol();
+    let features = protocol
+        .reader_features()
+        .map(|features| features.iter().map(ToString::to_string).collect::<Vec<_>>());
+    for feature in features.unwrap_or_default() {
+        if !READER_FEATURES.contains(&feature.as_str()) {
+            return Err(Error::refused(format!(
+                "the table needs the reader feature {feature}, which is not supported"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A directory name for a partition that every file system and reader takes: letters, digits and `-_.=` as they are, the rest as `%XX`.
+pub fn directory_name(key: &PartitionKey, values: &HashMap<String, Option<String>>) -> PathBuf {
+    let mut path = PathBuf::new();
+    for (column, cell) in key.parts() {
+        let text = match (cell, values.get(column).and_then(Option::as_deref)) {
+            (Cell::Null, _) | (_, None) => "__HIVE_DEFAULT_PARTITION__".to_owned(),
+            (_, Some(text)) => escaped(text),
+        };
+        // A name has at most 255 bytes; what is cut off stands in the log.
+        let mut name = format!("{}={text}", escaped(column));
+        name.truncate(200);
+        path.push(name);
+    }
+    path
+}
+
+fn escaped(text: &str) -> String {
+    let mut name = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    name
+}
