@@ -75,7 +75,6 @@ fn start(arguments: Arguments) -> Result<()> {
     let state_dir = StateDir::open(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cpu_threads.clamp(1, 4))
-        .max_blocking_threads(config.cpu_threads + BLOCKING_THREADS_SPARE)
         .enable_all()
         .build()
         .or_error(Kind::Internal, "start the runtime")?;
@@ -97,9 +96,6 @@ fn start(arguments: Arguments) -> Result<()> {
         served
     })
 }
-
-/// Blocking threads beside those of the CPU pool: file metadata and name look-ups of libraries.
-const BLOCKING_THREADS_SPARE: usize = 8;
 
 /// Serves on `listener` until `shutdown`: a drain lets streams end, a cancel drops them; finishes always end.
 ///

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use strait_common::config::{self, ByteSize, NamedUrl, Span};
-use strait_common::telemetry::LogFormat;
+use strait_common::telemetry::{self, LogFormat};
 use strait_common::{Error, Result};
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
@@ -36,7 +36,7 @@ pub struct Settings {
     /// How long a soft stop may take [default: 60s]
     #[arg(long, env = "STRAIT_SINK_GRACE", value_name = "TIME")]
     pub grace: Option<Span>,
-    /// Which events are logged, as in info or warn,agent_sink=debug [default: info]
+    /// Which events are logged, as in info or warn,agent_sink=debug [default: info, and warn of libraries]
     #[arg(long, env = "STRAIT_SINK_LOG", value_name = "FILTER")]
     pub log: Option<String>,
     /// How log lines look: text or json [default: text]
@@ -125,7 +125,10 @@ impl Settings {
             engine_timeout: span(self.engine_timeout, file.engine_timeout, 120),
             peer_timeout: span(self.peer_timeout, file.peer_timeout, 20),
             grace: span(self.grace, file.grace, 60),
-            log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log: self
+                .log
+                .or(file.log)
+                .unwrap_or_else(|| telemetry::DEFAULT_FILTER.to_owned()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             stores,
         };

@@ -84,7 +84,6 @@ fn start(arguments: Arguments) -> Result<()> {
     let state_dir = StateDir::open(&config.state_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.cpu_threads.clamp(1, 4))
-        .max_blocking_threads(config.cpu_threads + BLOCKING_THREADS_SPARE)
         .enable_all()
         .build()
         .or_error(Kind::Internal, "start the runtime")?;
@@ -105,9 +104,6 @@ fn start(arguments: Arguments) -> Result<()> {
         }
     })
 }
-
-/// Blocking threads beside those of the CPU pool: file metadata and name look-ups of libraries.
-const BLOCKING_THREADS_SPARE: usize = 8;
 
 /// Serves operators on `listener`, and drives runs, until the agent's shutdown: a drain checkpoints what is under way, a cancel drops it. Unfinished
 /// runs of an earlier start go on by themselves.

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use strait_common::config::{self, ByteSize, NamedUrl, Span};
 use strait_common::frame::Compression;
-use strait_common::telemetry::LogFormat;
+use strait_common::telemetry::{self, LogFormat};
 use strait_common::{Error, Result};
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
@@ -67,7 +67,7 @@ pub struct Settings {
     /// How long a soft stop may take [default: 60s]
     #[arg(long, env = "STRAIT_SOURCE_GRACE", value_name = "TIME")]
     pub grace: Option<Span>,
-    /// Which events are logged, as in info or warn,agent_source=debug [default: info]
+    /// Which events are logged, as in info or warn,agent_source=debug [default: info, and warn of libraries]
     #[arg(long, env = "STRAIT_SOURCE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
     /// How log lines look: text or json [default: text]
@@ -246,7 +246,10 @@ impl Settings {
             retries_max: self.retries_max.or(file.retries_max).unwrap_or(20),
             retry_wait_max: span(self.retry_wait_max, file.retry_wait_max, 30),
             grace: span(self.grace, file.grace, 60),
-            log: self.log.or(file.log).unwrap_or_else(|| "info".to_owned()),
+            log: self
+                .log
+                .or(file.log)
+                .unwrap_or_else(|| telemetry::DEFAULT_FILTER.to_owned()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             stores: urls(file.stores, self.store),
             sinks: urls(file.sinks, self.sink),

@@ -178,12 +178,14 @@ enum Worked {
     /// The next partition.
     Assigned(Option<Box<Assignment>>),
     /// The next batch; the reader and the encoder come back, and the lease of an oversized row.
-    Read {
-        encoder: Encoder,
-        reader: Option<EngineStream<Batch>>,
-        event: Event,
-        lease: Option<Lease>,
-    },
+    Read(Box<Read>),
+}
+
+struct Read {
+    encoder: Encoder,
+    reader: Option<EngineStream<Batch>>,
+    event: Event,
+    lease: Option<Lease>,
 }
 
 impl<B: Board> Stream<'_, B> {
@@ -231,7 +233,8 @@ impl<B: Board> Stream<'_, B> {
                     work = None;
                     match worked? {
                         Worked::Assigned(assignment) => self.assigned(assignment).await?,
-                        Worked::Read { encoder, reader, event, lease } => {
+                        Worked::Read(read) => {
+                            let Read { encoder, reader, event, lease } = *read;
                             self.encoder = Some(encoder);
                             // The partition may have been answered, or left, while it was read.
                             if self.session.want() == Want::Batch {
@@ -300,20 +303,20 @@ impl<B: Board> Stream<'_, B> {
             let batch = match within(timeout, async { reader.next().await.transpose() }).await {
                 Ok(Some(batch)) => batch,
                 Ok(None) => {
-                    return Ok(Worked::Read {
+                    return Ok(Worked::Read(Box::new(Read {
                         encoder,
                         reader: None,
                         event: Event::End,
                         lease: None,
-                    });
+                    })));
                 }
                 Err(error) => {
-                    return Ok(Worked::Read {
+                    return Ok(Worked::Read(Box::new(Read {
                         encoder,
                         reader: None,
                         event: Event::ReadFailed(error),
                         lease: None,
-                    });
+                    })));
                 }
             };
             let bytes = batch_bytes(&batch);
@@ -322,12 +325,12 @@ impl<B: Board> Stream<'_, B> {
                     Ok(lease) => Some(lease),
                     Err(error) => {
                         let error = error.context(format!("a row of {bytes} bytes"));
-                        return Ok(Worked::Read {
+                        return Ok(Worked::Read(Box::new(Read {
                             encoder,
                             reader: None,
                             event: Event::ReadFailed(error),
                             lease: None,
-                        });
+                        })));
                     }
                 }
             } else {
@@ -342,12 +345,12 @@ impl<B: Board> Stream<'_, B> {
                 Ok(encoded) => Event::Batch(encoded),
                 Err(error) => Event::ReadFailed(error),
             };
-            Ok(Worked::Read {
+            Ok(Worked::Read(Box::new(Read {
                 encoder,
                 reader: Some(reader),
                 event,
                 lease,
-            })
+            })))
         }))
     }
 

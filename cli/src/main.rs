@@ -1,1 +1,113 @@
-fn main() {}
+//! `strait`: the command line. A gRPC client of the source agent, a demonstration, and, since one binary is enough, both agents.
+
+mod client;
+mod commands;
+mod demo;
+mod format;
+mod json;
+mod progress;
+mod report;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::client::Connection;
+use crate::report::{Outcome, Output};
+
+/// Replicates partitioned tables between two clusters: exactly once, whole partitions, bounded memory
+#[derive(Debug, Parser)]
+#[command(name = "strait", version, after_help = report::EXIT_CODES)]
+struct Arguments {
+    /// The source agent
+    #[arg(
+        long,
+        global = true,
+        env = "STRAIT_AGENT",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7401"
+    )]
+    agent: String,
+    /// One JSON object on standard output, for machines
+    #[arg(long, global = true)]
+    json: bool,
+    /// No progress, only the result
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Copy what a selection selects, and watch it
+    Sync(commands::sync::Arguments),
+    /// Show what a sync would do; moves nothing
+    Plan(commands::plan::Arguments),
+    /// Read both sides back and compare them, partition by partition
+    Verify(commands::verify::Arguments),
+    /// List, watch and steer runs
+    #[command(subcommand)]
+    Runs(commands::runs::Command),
+    /// Ask an agent whether it is well
+    Health,
+    /// Replicate a generated table between two lakes on this machine
+    Demo(demo::Arguments),
+    /// Run the source agent (the same as the program agent-source)
+    #[command(disable_help_flag = true)]
+    AgentSource {
+        /// Its arguments; see `strait agent-source --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run the sink agent (the same as the program agent-sink)
+    #[command(disable_help_flag = true)]
+    AgentSink {
+        /// Its arguments; see `strait agent-sink --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let named = |name: &str, rest: Vec<OsString>| std::iter::once(OsString::from(name)).chain(rest);
+    let command = match arguments.command {
+        Command::AgentSource { arguments } => {
+            return agent_source::main_from(named("agent-source", arguments));
+        }
+        Command::AgentSink { arguments } => {
+            return agent_sink::main_from(named("agent-sink", arguments));
+        }
+        command => command,
+    };
+    let output = Output::new(arguments.json, arguments.quiet);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let agent = arguments.agent;
+    let result = runtime.block_on(async {
+        let connect = || Connection::new(&agent);
+        match command {
+            Command::Sync(arguments) => commands::sync::run(&connect()?, &output, arguments).await,
+            Command::Plan(arguments) => commands::plan::run(&connect()?, &output, arguments).await,
+            Command::Verify(arguments) => {
+                commands::verify::run(&connect()?, &output, arguments).await
+            }
+            Command::Runs(command) => commands::runs::run(&connect()?, &output, command).await,
+            Command::Health => commands::health::run(&connect()?, &output).await,
+            Command::Demo(arguments) => demo::run(&output, arguments).await,
+            Command::AgentSource { .. } | Command::AgentSink { .. } => Ok(Outcome::Done),
+        }
+    });
+    output.exit(result)
+}

@@ -1,6 +1,11 @@
 //! Logs: events with fields on stderr, never with values of rows.
 
+use std::io::IsTerminal;
+
 use crate::error::{Error, Result};
+
+/// What is logged unless an operator says otherwise: the libraries below tell every step that they take.
+pub const DEFAULT_FILTER: &str = "info,buoyant_kernel=warn,buoyant_kernel_engine=warn,delta_kernel=warn,deltalake=warn,deltalake_core=warn,h2=warn,hyper=warn";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -37,6 +42,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<()> {
         .map_err(|error| Error::config(format!("log filter '{filter}'")).with_source(error))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // A second call in one process (tests that run both agents) keeps the first one's settings.
     let _ = match format {

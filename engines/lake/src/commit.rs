@@ -161,7 +161,7 @@ pub async fn check_epoch(opened: &Opened, table: &TableName, own: Epoch) -> Resu
         .await
         .ok()
         .and_then(|ledger| {
-            let newest = ledger
+            ledger
                 .entries
                 .into_iter()
                 .rev()
@@ -170,8 +170,7 @@ pub async fn check_epoch(opened: &Opened, table: &TableName, own: Epoch) -> Resu
                         Some(format!("run {} of agent {}", claim.run, claim.agent))
                     }
                     _ => None,
-                });
-            newest
+                })
         });
     let by = by.unwrap_or_else(|| "a newer attempt".to_owned());
     Err(Error::fenced(format!(

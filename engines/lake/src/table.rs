@@ -10,6 +10,7 @@ use strait_common::engine::{Division, DivisionKind, Partition, Table, Version};
 use strait_common::ids::TableName;
 use strait_common::key::{Cell, PartitionKey};
 use strait_common::{Context, Error, Kind, OrError, Result};
+use tokio::sync::Semaphore;
 use url::Url;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -32,7 +33,12 @@ const READER_FEATURES: &[&str] = &[
 pub struct Lake {
     root: PathBuf,
     disk: Disk,
+    /// Tables being opened: each takes several blocking threads of the runtime, which wait for others of them.
+    opens: Arc<Semaphore>,
 }
+
+/// Tables that are opened at a time.
+const OPENS_MAX: usize = 4;
 
 /// A table at one version.
 #[derive(Debug)]
@@ -61,7 +67,11 @@ pub struct DataFile {
 impl Lake {
     /// The lake in this directory.
     pub fn new(root: PathBuf, disk: Disk) -> Lake {
-        Lake { root, disk }
+        Lake {
+            root,
+            disk,
+            opens: Arc::new(Semaphore::new(OPENS_MAX)),
+        }
     }
 
     /// The disk it is on.
@@ -142,6 +152,11 @@ impl Lake {
         if let Some(version) = version {
             builder = builder.with_version(version);
         }
+        let _permit = self
+            .opens
+            .acquire()
+            .await
+            .or_error(Kind::Internal, "open a table")?;
         let delta = builder
             .load()
             .await

@@ -48,7 +48,7 @@ impl Mapping {
         let fields = original
             .fields()
             .iter()
-            .map(|field| stored_field(field))
+            .map(stored_field)
             .collect::<Result<Vec<_>>>()?;
         Ok(Mapping {
             original: Arc::clone(original),

@@ -1,0 +1,45 @@
+//! The connection to the source agent.
+
+use std::time::Duration;
+
+use strait_common::{Error, config};
+use strait_proto::v1::control_client::ControlClient;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::report::{Failure, Result};
+
+/// A lazily opened connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    channel: Channel,
+    pub(crate) url: String,
+}
+
+impl Connection {
+    pub(crate) fn new(url: &str) -> Result<Connection> {
+        let wrong = |_| {
+            Failure::from(Error::config(format!(
+                "'{url}' is not the URL of an agent; write for example http://127.0.0.1:7401"
+            )))
+        };
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(wrong)?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(10))
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        Ok(Connection {
+            channel,
+            url: config::without_secrets(url),
+        })
+    }
+
+    pub(crate) fn control(&self) -> ControlClient<Channel> {
+        ControlClient::new(self.channel.clone()).max_decoding_message_size(16 << 20)
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+}

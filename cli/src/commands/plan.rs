@@ -1,0 +1,165 @@
+//! `strait plan`.
+
+use strait_proto::v1;
+use strait_proto::v1::plan_reply::Body;
+
+use super::Selectors;
+use crate::client::Connection;
+use crate::format;
+use crate::json;
+use crate::report::{Outcome, Output, Result};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    selectors: Selectors,
+    /// Streams at a time; as many as the agent is configured for without it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    streams: u32,
+}
+
+pub(crate) async fn run(
+    connection: &Connection,
+    output: &Output,
+    arguments: Arguments,
+) -> Result<Outcome> {
+    let request = v1::PlanRequest {
+        selectors: Some(arguments.selectors.into()),
+        streams: arguments.streams,
+    };
+    let mut replies = connection.control().plan(request).await?.into_inner();
+    let (mut summary, mut totals, mut partitions) = (
+        v1::PlanSummary::default(),
+        v1::PlanTotals::default(),
+        Vec::new(),
+    );
+    while let Some(reply) = replies.message().await? {
+        match reply.body {
+            Some(Body::Summary(found)) => summary = found,
+            Some(Body::Page(page)) => partitions.extend(page.partitions),
+            Some(Body::Totals(found)) => totals = found,
+            None => {}
+        }
+    }
+    output.print(&text(&summary, &totals, &partitions));
+    output.print_json(&json::Plan {
+        status: "planned",
+        selection: summary.selection,
+        now: summary.now,
+        created: summary.created,
+        notes: summary.notes,
+        value_rules: summary.value_rules,
+        warnings: summary.warnings,
+        atomic: summary.atomic,
+        streams: summary.streams,
+        streams_admitted_source: summary.streams_admitted_source,
+        streams_admitted_sink: summary.streams_admitted_sink,
+        stream_bytes_source: summary.stream_bytes_source,
+        stream_bytes_sink: summary.stream_bytes_sink,
+        memory_bytes_source: summary.memory_bytes_source,
+        memory_bytes_sink: summary.memory_bytes_sink,
+        free_bytes_sink: summary.free_bytes_sink,
+        rows: totals.rows,
+        bytes: totals.bytes,
+        to_copy: totals.to_copy,
+        already: totals.already,
+        refused: totals.refused,
+        partitions: partitions
+            .into_iter()
+            .map(|partition| json::PlannedPartition {
+                key: partition.key,
+                rows: partition.rows,
+                bytes: partition.bytes,
+                action: partition.action,
+            })
+            .collect(),
+    });
+    Ok(Outcome::Done)
+}
+
+/// Partitions shown; the totals count all of them.
+const PARTITIONS_SHOWN: usize = 40;
+
+fn text(
+    summary: &v1::PlanSummary,
+    totals: &v1::PlanTotals,
+    partitions: &[v1::PlanPartition],
+) -> String {
+    let unknown = || "?".to_owned();
+    let rows: Vec<Vec<String>> = partitions
+        .iter()
+        .take(PARTITIONS_SHOWN)
+        .map(|partition| {
+            vec![
+                if partition.key.is_empty() {
+                    "(all)".to_owned()
+                } else {
+                    partition.key.clone()
+                },
+                partition.rows.map_or_else(unknown, format::count),
+                partition.bytes.map_or_else(unknown, format::bytes),
+                partition.action.clone(),
+            ]
+        })
+        .collect();
+    let mut lines = vec![format::table(
+        &["partition", "rows", "stored", "action"],
+        &rows,
+        1,
+    )];
+    if partitions.len() > PARTITIONS_SHOWN {
+        lines.push(format!(
+            "… {} more (--json lists all)",
+            format::count((partitions.len() - PARTITIONS_SHOWN) as u64)
+        ));
+    }
+    lines.push(format!(
+        "{} partitions: {} to copy, {} already there, {} refused; {} rows, {} stored",
+        format::count(totals.partitions),
+        format::count(totals.to_copy),
+        format::count(totals.already),
+        format::count(totals.refused),
+        totals.rows.map_or_else(unknown, format::count),
+        totals.bytes.map_or_else(unknown, format::bytes)
+    ));
+    lines.push(format!("selection: {}", summary.selection));
+    lines.extend(
+        summary
+            .created
+            .iter()
+            .map(|created| format!("would create {created}")),
+    );
+    lines.push(format!(
+        "streams: {} (memory admits {} at the source at {} each, {} at the sink at {} each)",
+        summary.streams,
+        summary.streams_admitted_source,
+        format::bytes(summary.stream_bytes_source),
+        summary.streams_admitted_sink,
+        format::bytes(summary.stream_bytes_sink)
+    ));
+    if let Some(free) = summary.free_bytes_sink {
+        lines.push(format!("free at the sink: {}", format::bytes(free)));
+    }
+    if !summary.atomic {
+        lines.push(
+            "readers of the sink can see a part of a partition while it is copied".to_owned(),
+        );
+    }
+    lines.extend(
+        summary
+            .value_rules
+            .iter()
+            .map(|rule| format!("rule: {rule}")),
+    );
+    lines.extend(summary.notes.iter().map(|note| format!("note: {note}")));
+    lines.extend(
+        summary
+            .warnings
+            .iter()
+            .map(|warning| format!("warning: {warning}")),
+    );
+    if totals.refused > 0 {
+        lines.push("refused: an earlier run has copied other rows of these partitions; --again appends all the same".to_owned());
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,54 @@
+//! `strait sync`.
+
+use strait_proto::v1;
+
+use super::{Selectors, watch};
+use crate::client::Connection;
+use crate::report::{Outcome, Output, Result};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    selectors: Selectors,
+    /// Streams at a time; as many as the agent is configured for without it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    streams: u32,
+    /// Append although earlier runs have copied other rows of the same partitions
+    #[arg(long)]
+    again: bool,
+    /// Begin the run and leave it to the agent
+    #[arg(long)]
+    detach: bool,
+}
+
+pub(crate) async fn run(
+    connection: &Connection,
+    output: &Output,
+    arguments: Arguments,
+) -> Result<Outcome> {
+    let request = v1::StartRunRequest {
+        selectors: Some(arguments.selectors.into()),
+        streams: arguments.streams,
+        again: arguments.again,
+    };
+    let reply = connection.control().start_run(request).await?.into_inner();
+    let run = reply.run.unwrap_or_default();
+    for warning in &reply.warnings {
+        output.note(&format!("warning: {warning}"));
+    }
+    if reply.attached {
+        output.note(&format!(
+            "run {} with the same job is under way; watching it",
+            run.id
+        ));
+    }
+    if arguments.detach {
+        output.print(&format!(
+            "run {} has begun; watch it with `strait runs watch {}`",
+            run.id, run.id
+        ));
+        output.print_json(&crate::json::Run::new(&run, reply.attached, &[]));
+        return Ok(Outcome::Done);
+    }
+    watch::run(connection, output, run.id, reply.attached).await
+}

@@ -1,0 +1,206 @@
+//! What `--json` prints, one object a command. Fields are only ever added.
+//!
+//! `sync` and `runs show|watch|resume`: [`Run`]. `status` is one of planned, running, done, partial, failed, cancelled, abandoned.
+
+use serde::Serialize;
+use strait_proto::v1;
+
+/// A run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Run {
+    /// planned, running, done, partial, failed, cancelled, abandoned.
+    pub(crate) status: String,
+    pub(crate) run: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// The resolved selection.
+    pub(crate) selection: String,
+    /// What now() means in it: nanoseconds since 1970 in UTC.
+    pub(crate) now: i64,
+    /// Whether the request found this run under way.
+    pub(crate) attached: bool,
+    pub(crate) partitions: u64,
+    pub(crate) partitions_done: u64,
+    /// Found committed by an earlier run, with equal version and selection: nothing was sent.
+    pub(crate) partitions_already: u64,
+    pub(crate) partitions_failed: u64,
+    /// Rows of all committed partitions, by their receipts.
+    pub(crate) rows: u64,
+    /// Rows that were sent, counting those sent again.
+    pub(crate) rows_sent: u64,
+    pub(crate) raw_bytes: u64,
+    pub(crate) wire_bytes: u64,
+    pub(crate) elapsed_ms: u64,
+    pub(crate) attempts: u32,
+    pub(crate) retries: u32,
+    pub(crate) epoch: u64,
+    pub(crate) source_peak_memory_bytes: u64,
+    /// Why it ended as it did, and the kind of that error; empty if it is well.
+    pub(crate) message: String,
+    pub(crate) kind: String,
+    pub(crate) warnings: Vec<String>,
+    /// The partitions that failed.
+    pub(crate) failed: Vec<FailedPartition>,
+}
+
+/// A partition that failed.
+#[derive(Debug, Serialize)]
+pub(crate) struct FailedPartition {
+    pub(crate) key: String,
+    pub(crate) kind: String,
+    pub(crate) message: String,
+}
+
+impl Run {
+    pub(crate) fn new(run: &v1::Run, attached: bool, failed: &[v1::RunPartition]) -> Run {
+        let selectors = run.selectors.clone().unwrap_or_default();
+        let progress = run.progress.clone().unwrap_or_default();
+        Run {
+            status: run.status.clone(),
+            run: run.id.clone(),
+            from: selectors.from,
+            to: selectors.to,
+            selection: run.selection.clone(),
+            now: run.now,
+            attached,
+            partitions: progress.partitions,
+            partitions_done: progress.partitions_done,
+            partitions_already: progress.partitions_already,
+            partitions_failed: progress.partitions_failed,
+            rows: progress.rows_done,
+            rows_sent: progress.rows_sent,
+            raw_bytes: progress.raw_bytes,
+            wire_bytes: progress.wire_bytes,
+            elapsed_ms: progress.elapsed_ms,
+            attempts: run.attempts,
+            retries: progress.retries,
+            epoch: run.epoch,
+            source_peak_memory_bytes: progress.peak_memory_bytes,
+            message: run.message.clone(),
+            kind: run.kind.clone(),
+            warnings: run.warnings.clone(),
+            failed: failed
+                .iter()
+                .map(|partition| FailedPartition {
+                    key: partition.key.clone(),
+                    kind: partition.kind.clone(),
+                    message: partition.message.clone(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// A plan.
+#[derive(Debug, Serialize)]
+pub(crate) struct Plan {
+    /// Always "planned".
+    pub(crate) status: &'static str,
+    pub(crate) selection: String,
+    pub(crate) now: i64,
+    pub(crate) created: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) value_rules: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+    /// Whether readers of B see a partition whole or not at all.
+    pub(crate) atomic: bool,
+    pub(crate) streams: u32,
+    pub(crate) streams_admitted_source: u32,
+    pub(crate) streams_admitted_sink: u32,
+    pub(crate) stream_bytes_source: u64,
+    pub(crate) stream_bytes_sink: u64,
+    pub(crate) memory_bytes_source: u64,
+    pub(crate) memory_bytes_sink: u64,
+    pub(crate) free_bytes_sink: Option<u64>,
+    pub(crate) rows: Option<u64>,
+    pub(crate) bytes: Option<u64>,
+    pub(crate) to_copy: u64,
+    pub(crate) already: u64,
+    pub(crate) refused: u64,
+    pub(crate) partitions: Vec<PlannedPartition>,
+}
+
+/// A partition of a plan.
+#[derive(Debug, Serialize)]
+pub(crate) struct PlannedPartition {
+    pub(crate) key: String,
+    pub(crate) rows: Option<u64>,
+    pub(crate) bytes: Option<u64>,
+    /// copy, already, refused.
+    pub(crate) action: String,
+}
+
+/// A comparison.
+#[derive(Debug, Serialize)]
+pub(crate) struct Verification {
+    /// "equal" or "different".
+    pub(crate) status: &'static str,
+    pub(crate) partitions: u64,
+    pub(crate) equal: u64,
+    /// A is at the receipt's version, and B holds something else.
+    pub(crate) differs: u64,
+    /// A has moved on since the receipt, or was never copied.
+    pub(crate) behind: u64,
+    /// Only B has it.
+    pub(crate) extra: u64,
+    pub(crate) rows_source: u64,
+    pub(crate) rows_sink: u64,
+    /// Those that are not equal.
+    pub(crate) different: Vec<DifferentPartition>,
+}
+
+/// A partition that is not equal.
+#[derive(Debug, Serialize)]
+pub(crate) struct DifferentPartition {
+    pub(crate) key: String,
+    /// differs, behind, extra.
+    pub(crate) result: String,
+    pub(crate) rows_source: u64,
+    pub(crate) rows_sink: u64,
+    pub(crate) message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_of_a_run_are_the_documented_ones() {
+        let run = serde_json::to_value(Run::new(&v1::Run::default(), false, &[])).unwrap();
+        let fields: Vec<&str> = run
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let documented = [
+            "attached",
+            "attempts",
+            "elapsed_ms",
+            "epoch",
+            "failed",
+            "from",
+            "kind",
+            "message",
+            "now",
+            "partitions",
+            "partitions_already",
+            "partitions_done",
+            "partitions_failed",
+            "raw_bytes",
+            "retries",
+            "rows",
+            "rows_sent",
+            "run",
+            "selection",
+            "source_peak_memory_bytes",
+            "status",
+            "to",
+            "warnings",
+            "wire_bytes",
+        ];
+        let mut sorted = fields.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, documented);
+    }
+}
