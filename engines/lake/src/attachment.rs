@@ -208,6 +208,18 @@ impl Shared {
         Ok(())
     }
 
+    /// What the disk says to an attempt that was overtaken is not the reason: the newer attempt has tidied up below it.
+    async fn blame<T>(&self, result: Result<T>) -> Result<T> {
+        let Err(error) = result else { return result };
+        if error.kind() != Kind::Fenced
+            && let Err(fenced) = self.check_fence().await
+            && fenced.kind() == Kind::Fenced
+        {
+            return Err(fenced.with_source(error));
+        }
+        Err(error)
+    }
+
     fn returns(&self) -> Result<()> {
         self.lake.disk().step(Step::Return)
     }
@@ -327,7 +339,8 @@ async fn run_committer(shared: Arc<Shared>, mut queue: mpsc::Receiver<Request>) 
             group.push((published, files));
             answers.push(done);
         }
-        let result = shared.publish(&group).await.and_then(|()| shared.returns());
+        let result = shared.blame(shared.publish(&group).await).await;
+        let result = result.and_then(|()| shared.returns());
         for done in answers {
             let answer = match &result {
                 Ok(()) => Ok(()),
@@ -390,6 +403,27 @@ impl Attachment for LakeAttachment {
         disposition: Disposition,
         from: Option<&Position>,
     ) -> Result<Begun> {
+        self.shared
+            .blame(self.do_begin(partition, disposition, from).await)
+            .await
+    }
+
+    async fn drop_partition(&self, key: &PartitionKey) -> Result<()> {
+        self.shared.blame(self.do_drop_partition(key).await).await
+    }
+
+    async fn complete(&self, outcome: Outcome) -> Result<()> {
+        self.shared.blame(self.do_complete(outcome).await).await
+    }
+}
+
+impl LakeAttachment {
+    async fn do_begin(
+        &self,
+        partition: &Partition,
+        disposition: Disposition,
+        from: Option<&Position>,
+    ) -> Result<Begun> {
         let shared = &self.shared;
         shared.check_fence().await?;
         let key = &partition.key;
@@ -442,7 +476,7 @@ impl Attachment for LakeAttachment {
         })))
     }
 
-    async fn drop_partition(&self, key: &PartitionKey) -> Result<()> {
+    async fn do_drop_partition(&self, key: &PartitionKey) -> Result<()> {
         let shared = &self.shared;
         let ledger = LedgerFile::new(&shared.directory, shared.run);
         let entry = Entry::new(shared.run, shared.epoch, Event::Drop(key.clone()));
@@ -465,7 +499,7 @@ impl Attachment for LakeAttachment {
         shared.returns()
     }
 
-    async fn complete(&self, outcome: Outcome) -> Result<()> {
+    async fn do_complete(&self, outcome: Outcome) -> Result<()> {
         let shared = &self.shared;
         let ledger = LedgerFile::new(&shared.directory, shared.run);
         let entry = Entry::new(shared.run, shared.epoch, Event::Complete(outcome));
@@ -550,6 +584,23 @@ impl Writer {
 #[async_trait]
 impl PartitionWriter for Writer {
     async fn append(&mut self, records: RecordBatch) -> Result<()> {
+        let result = self.do_append(records).await;
+        self.shared.blame(result).await
+    }
+
+    async fn checkpoint(&mut self, mark: Mark) -> Result<Position> {
+        let result = self.do_checkpoint(mark).await;
+        self.shared.blame(result).await
+    }
+
+    async fn finish(mut self: Box<Self>, receipt: Receipt) -> Result<Finished> {
+        let result = self.do_finish(receipt).await;
+        self.shared.blame(result).await
+    }
+}
+
+impl Writer {
+    async fn do_append(&mut self, records: RecordBatch) -> Result<()> {
         if records.num_rows() == 0 {
             return Ok(());
         }
@@ -589,7 +640,7 @@ impl PartitionWriter for Writer {
         Ok(())
     }
 
-    async fn checkpoint(&mut self, mark: Mark) -> Result<Position> {
+    async fn do_checkpoint(&mut self, mark: Mark) -> Result<Position> {
         self.shared.check_fence().await?;
         self.close_file().await?;
         let record = StageRecord {
@@ -613,7 +664,7 @@ impl PartitionWriter for Writer {
         Ok(position)
     }
 
-    async fn finish(mut self: Box<Self>, receipt: Receipt) -> Result<Finished> {
+    async fn do_finish(&mut self, receipt: Receipt) -> Result<Finished> {
         if let Some(committed) = lock(&self.shared.committed).get(&self.key) {
             if *committed != receipt {
                 return Err(Error::corrupt(format!(

@@ -89,9 +89,17 @@ impl Lake {
         self.root.join(table.database()).join(table.table())
     }
 
-    /// Whether there is a Delta table of this name.
+    /// Whether there is a Delta table of this name: a log with an entry. A create that was killed leaves an empty one.
     pub fn exists(&self, table: &TableName) -> bool {
-        self.directory(table).join("_delta_log").is_dir()
+        let Ok(entries) = std::fs::read_dir(self.directory(table).join("_delta_log")) else {
+            return false;
+        };
+        entries.flatten().any(|entry| {
+            let name = entry.file_name();
+            let name = Path::new(&name);
+            name.extension()
+                .is_some_and(|extension| extension == "json" || extension == "parquet")
+        })
     }
 
     /// The tables there are, in order of name.
