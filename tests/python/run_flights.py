@@ -64,7 +64,9 @@ def tampered(checks, pair, name):
         row = DeltaTable(path).to_pyarrow_table().slice(0, 1)
         write_deltalake(str(path), row, mode="append")
         result = compare(pair.lake_a / "db1" / name, path)
-        checks.check("the comparison of this suite finds it", not result.equal, result)
+        for reader in ("pyarrow", "duckdb"):
+            found = [difference for difference in result.differences if difference.startswith(reader)]
+            checks.check(f"the comparison by {reader} finds it", found, found[:1])
         code, out, _ = pair.strait("verify", "--from", f"live:db1/{name}", "--to", f"dr:db1/{name}", "--json")
         checks.check("verify finds it and ends with code 16", code == 16, f"code {code}: {out[-300:]}")
 
