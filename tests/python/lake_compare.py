@@ -68,13 +68,18 @@ class Comparison:
         )
 
 
+def folder_of(table):
+    """Where the table lies on disk: its URI is encoded."""
+    return urllib.parse.unquote(table.table_uri.removeprefix("file://")).rstrip("/")
+
+
 def live_files(table):
     """The files of this version of the table, each with its partition key, in the order of the partition columns."""
     columns = table.metadata().partition_columns
     actions = pa.table(table.get_add_actions(flatten=True))
     names = set(actions.schema.names)
     files = []
-    root = table.table_uri.removeprefix("file://").rstrip("/")
+    root = folder_of(table)
     for action in actions.to_pylist():
         path = urllib.parse.unquote(action["path"])
         uri = path if path.startswith("/") else f"{root}/{path}"
@@ -155,7 +160,7 @@ def compare_with_pyarrow(a, b, files_a, files_b, columns, result):
 def fragments(table, files):
     """By partition key: (fragment of the data set, its file in the log, schema)."""
     by_uri = {file.uri: file for file in files}
-    root = table.table_uri.removeprefix("file://").rstrip("/")
+    root = folder_of(table)
     dataset = table.to_pyarrow_dataset()
     found = {}
     for fragment in dataset.get_fragments():

@@ -149,7 +149,7 @@ def when_some_are_visible(rng):
 
     def moment(pair, run, reader, _, kill):
         seen = reader.visible
-        more = rng.randint(1, 15)
+        more = rng.randint(1, max(1, len(reader.expected) // 24))
         wait_until(pair, run, lambda: reader.visible >= min(seen + more, len(reader.expected) - 1), f"{more} more partitions")
         return reader.visible
 
