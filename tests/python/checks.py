@@ -5,6 +5,7 @@ inside a section is a failed check of its own, with its traceback.
 """
 
 import contextlib
+import sys
 import time
 import traceback
 
@@ -26,8 +27,9 @@ class Checks:
         return bool(ok)
 
     @contextlib.contextmanager
-    def section(self, title):
-        """A part of the suite. What goes wrong in it is counted, and the next part still runs."""
+    def section(self, title, needed=False):
+        """A part of the suite. What goes wrong in it is counted, and the next part still runs; without a part that is `needed` the suite
+        ends there, with its closing line."""
         print(f"-- {title}", flush=True)
         started = time.monotonic()
         try:
@@ -35,6 +37,8 @@ class Checks:
         except Exception:
             self.failed += 1
             print(f"  FAILED {title}\n{traceback.format_exc()}", flush=True)
+            if needed:
+                sys.exit(self.finish())
         print(f"   ({time.monotonic() - started:.1f} s)", flush=True)
 
     def finish(self):

@@ -174,7 +174,7 @@ def main():
     rng = random.Random(seed)
     checks = Checks()
     with Pair() as pair:
-        with checks.section("lake A by Python deltalake"):
+        with checks.section("lake A by Python deltalake", needed=True):
             flights = real_data.flights()
             real_data.write(pair.lake_a / "db1/flights_month", flights, ["month"])
             real_data.write(pair.lake_a / "db1/flights_day", flights, ["day_date"])
