@@ -1,11 +1,31 @@
-//! Which rows and columns of a table a run copies (stub of the API).
+//! Which rows and columns of a table a run copies: the where clause of a `sqlDS`, in SQL, the same for every engine.
+//!
+//! A [`SelectionSpec`] is what an operator writes; [`Selection::resolve`] reads it against a schema with "now" frozen. Comparisons, `between`, `in`,
+//! `is [not] null`, `and`, `or`, `not`, literals of every comparable column type, and the time functions `now()`, `today()`, `date(x)` and
+//! `timestamp(x)` in the job's zone.
+//!
+//! One meaning everywhere: SQL's three values; `-0.0 = 0.0`; NaN equals NaN and is above all numbers. Naive timestamps are compared with civil time
+//! in the zone, zoned ones with instants. Integers are added to dates only, and count days.
 
-use arrow::array::RecordBatch;
+mod evaluate;
+mod parse;
+mod predicate;
+mod prune;
+mod zone;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::Schema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Context, Error, Kind, OrError, Result};
 use crate::key::PartitionKey;
+
+pub use predicate::{Comparison, Predicate};
 
 /// What an operator or a job asks for, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,8 +43,14 @@ pub struct SelectionSpec {
 
 /// A selection resolved against a schema, with "now" frozen.
 #[derive(Clone, Debug)]
-pub struct Selection {
+pub struct Selection(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     columns: Vec<String>,
+    read_columns: Vec<String>,
+    predicate: Option<Predicate>,
+    warnings: Vec<String>,
 }
 
 impl Selection {
@@ -32,48 +58,96 @@ impl Selection {
     ///
     /// # Errors
     /// `Config`, naming the place in the text, the column or the literal, and what to write instead.
-    pub fn resolve(spec: &SelectionSpec, schema: &Schema, _now: i64) -> Result<Selection> {
-        let all = || {
-            schema
-                .fields()
-                .iter()
-                .map(|field| field.name().clone())
-                .collect()
-        };
-        Ok(Selection {
-            columns: spec.columns.clone().unwrap_or_else(all),
-        })
-    }
-
-    /// Every row and column of `schema`.
-    pub fn everything(schema: &Schema) -> Selection {
-        Selection {
-            columns: schema
+    pub fn resolve(spec: &SelectionSpec, schema: &Schema, now: i64) -> Result<Selection> {
+        let zone = zone::Zone::named(spec.zone.as_deref().unwrap_or("UTC"))?;
+        let columns = match &spec.columns {
+            None => schema
                 .fields()
                 .iter()
                 .map(|field| field.name().clone())
                 .collect(),
+            Some(columns) => {
+                let mut found: Vec<String> = Vec::with_capacity(columns.len());
+                for column in columns {
+                    let name = parse::column(schema, column).context("columns")?;
+                    if found.contains(&name) {
+                        return Err(Error::config(format!("columns: {name} is named twice")));
+                    }
+                    found.push(name);
+                }
+                found
+            }
+        };
+        let (predicate, warnings) = match &spec.predicate {
+            None => (None, Vec::new()),
+            Some(text) => {
+                let (predicate, warnings) =
+                    parse::predicate(text, schema, &zone, now).context("where")?;
+                (Some(predicate), warnings)
+            }
+        };
+        Ok(Selection::new(columns, predicate, warnings))
+    }
+
+    /// Every row and column of `schema`.
+    pub fn everything(schema: &Schema) -> Selection {
+        Selection::new(
+            schema
+                .fields()
+                .iter()
+                .map(|field| field.name().clone())
+                .collect(),
+            None,
+            Vec::new(),
+        )
+    }
+
+    fn new(columns: Vec<String>, predicate: Option<Predicate>, warnings: Vec<String>) -> Selection {
+        let mut read_columns = columns.clone();
+        if let Some(predicate) = &predicate {
+            predicate.visit_columns(&mut |column| {
+                if !read_columns.iter().any(|known| known == column) {
+                    read_columns.push(column.to_owned());
+                }
+            });
         }
+        Selection(Arc::new(Inner {
+            columns,
+            read_columns,
+            predicate,
+            warnings,
+        }))
     }
 
     /// The columns that are copied, in their order.
     pub fn columns(&self) -> &[String] {
-        &self.columns
+        &self.0.columns
     }
 
     /// The columns that must be read: those copied, then those only the predicate looks at.
     pub fn read_columns(&self) -> &[String] {
-        &self.columns
+        &self.0.read_columns
+    }
+
+    /// The condition on rows, for engines that push it down; it may select too much there, never too little.
+    pub fn predicate(&self) -> Option<&Predicate> {
+        self.0.predicate.as_ref()
     }
 
     /// Whether the key alone shows that no row of the partition is selected.
-    pub fn excludes(&self, _key: &PartitionKey) -> bool {
-        false
+    pub fn excludes(&self, key: &PartitionKey) -> bool {
+        self.0
+            .predicate
+            .as_ref()
+            .is_some_and(|predicate| !prune::possible(predicate, key).is_true)
     }
 
     /// Whether the key alone shows that every row of the partition is selected.
-    pub fn covers(&self, _key: &PartitionKey) -> bool {
-        true
+    pub fn covers(&self, key: &PartitionKey) -> bool {
+        self.0.predicate.as_ref().is_none_or(|predicate| {
+            let possible = prune::possible(predicate, key);
+            !possible.is_false && !possible.is_unknown
+        })
     }
 
     /// The selected rows of a batch of [`read_columns`](Selection::read_columns), with the columns copied.
@@ -81,16 +155,50 @@ impl Selection {
     /// # Errors
     /// `Internal` if the batch lacks a column.
     pub fn filter(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        Ok(batch.clone())
+        let indices = self
+            .columns()
+            .iter()
+            .map(|column| batch.schema().index_of(column))
+            .collect::<Result<Vec<_>, _>>();
+        let indices = indices.or_error(Kind::Internal, "select columns")?;
+        let projected = if indices.is_empty() {
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)
+                .or_error(Kind::Internal, "select columns")?
+        } else {
+            batch
+                .project(&indices)
+                .or_error(Kind::Internal, "select columns")?
+        };
+        let Some(predicate) = &self.0.predicate else {
+            return Ok(projected);
+        };
+        let selected = evaluate::selected(predicate, batch)?;
+        if selected.true_count() == selected.len() {
+            return Ok(projected);
+        }
+        arrow::compute::filter_record_batch(&projected, &selected)
+            .or_error(Kind::Internal, "select rows")
     }
 
     /// The canonical text of the resolved selection, now written as an instant: equal texts select equal rows of equal versions.
     pub fn text(&self) -> String {
-        self.columns.join(",")
+        let columns: Vec<String> = self
+            .columns()
+            .iter()
+            .map(|column| predicate::quoted(column))
+            .collect();
+        let condition = self
+            .0
+            .predicate
+            .as_ref()
+            .map(|predicate| format!(" where {predicate}"))
+            .unwrap_or_default();
+        format!("select {}{condition}", columns.join(", "))
     }
 
     /// What an operator should know: windows that can lose rows.
     pub fn warnings(&self) -> Vec<String> {
-        Vec::new()
+        self.0.warnings.clone()
     }
 }

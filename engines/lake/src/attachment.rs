@@ -121,6 +121,15 @@ impl LakeAttachment {
             opened.directory.clone(),
             committed.keys().cloned().collect::<HashSet<_>>(),
         );
+        // A fenced attempt may have written a ledger file, late, about files that a newer one has published from the same position: those stay.
+        let published: HashSet<String> = (ledger.entries.iter())
+            .filter_map(|entry| match &entry.event {
+                Event::Publish(partitions) => Some(partitions),
+                _ => None,
+            })
+            .flat_map(|partitions| partitions.iter().flat_map(|published| &published.files))
+            .map(|file| file.path.clone())
+            .collect();
         let records = cpu
             .run(move || {
                 tidied.create()?;
@@ -136,7 +145,7 @@ impl LakeAttachment {
                         continue;
                     }
                     if let Event::Publish(partitions) = &entry.event {
-                        move_back(&directory, &tidied, partitions)?;
+                        move_back(&directory, &tidied, partitions, &published)?;
                     }
                     disk.remove(&file.path)?;
                 }
@@ -178,8 +187,14 @@ impl LakeAttachment {
 }
 
 /// Files that were moved for a commit that did not happen go back to the stage.
-fn move_back(table: &Path, stage: &Stage, partitions: &[Published]) -> Result<()> {
-    for file in partitions.iter().flat_map(|published| &published.files) {
+fn move_back(
+    table: &Path,
+    stage: &Stage,
+    partitions: &[Published],
+    committed: &HashSet<String>,
+) -> Result<()> {
+    let files = partitions.iter().flat_map(|published| &published.files);
+    for file in files.filter(|file| !committed.contains(&file.path)) {
         let (place, staged) = (table.join(&file.path), stage.path(&file.staged));
         match std::fs::rename(&place, &staged) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
