@@ -250,7 +250,7 @@ fn conditions_mean_what_sqlite_means() {
         .unwrap();
     }
     for start in 0..2000u64 {
-        let text = condition(&mut start.clone().wrapping_add(77), 4);
+        let text = condition(&mut start.wrapping_add(77), 4);
         // SQLite has no date literals: texts of this form are in the same order.
         let sql = format!(
             "SELECT id FROM t WHERE {} ORDER BY id",
@@ -270,7 +270,7 @@ fn conditions_mean_what_sqlite_means() {
 fn a_pruned_partition_never_holds_a_selected_row_and_a_covered_one_never_another() {
     let rows = rows();
     for start in 0..3000u64 {
-        let text = condition(&mut start.clone().wrapping_add(3), 4);
+        let text = condition(&mut start.wrapping_add(3), 4);
         let selection = resolve(&text, "UTC").unwrap();
         for row in 0..rows.num_rows() {
             let one = rows.slice(row, 1);

@@ -1,5 +1,7 @@
 //! The lake passes the suite that every engine passes, killed and overtaken at every act on the disk.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
