@@ -58,17 +58,30 @@ def live(path):
 
 
 def tampered(checks, pair, name):
-    """The comparisons can fail: one row too many in B, put there by another writer."""
+    """The comparisons can fail: one value changed in B, then one row too many, by another writer."""
+    path_a, path_b = pair.lake_a / "db1" / name, pair.lake_b / "db1" / name
+    with checks.section(f"{name} with another value in one cell of B"):
+        rows = DeltaTable(path_b).to_pyarrow_table()
+        seats = rows.column("seats").to_pylist()
+        seats[len(seats) // 2] += 1
+        index = rows.schema.get_field_index("seats")
+        changed = rows.set_column(index, rows.schema.field(index), pa.array(seats, rows.schema.field(index).type))
+        write_deltalake(str(path_b), changed, mode="overwrite")
+        found_by_all(checks, pair, name, compare(path_a, path_b))
     with checks.section(f"{name} with a row too many in B"):
-        path = pair.lake_b / "db1" / name
-        row = DeltaTable(path).to_pyarrow_table().slice(0, 1)
-        write_deltalake(str(path), row, mode="append")
-        result = compare(pair.lake_a / "db1" / name, path)
-        for reader in ("pyarrow", "duckdb"):
-            found = [difference for difference in result.differences if difference.startswith(reader)]
-            checks.check(f"the comparison by {reader} finds it", found, found[:1])
-        code, out, _ = pair.strait("verify", "--from", f"live:db1/{name}", "--to", f"dr:db1/{name}", "--json")
-        checks.check("verify finds it and ends with code 16", code == 16, f"code {code}: {out[-300:]}")
+        write_deltalake(str(path_b), rows, mode="overwrite")
+        result = compare(path_a, path_b)
+        checks.check("with the cell put right they are equal again", result.equal, result)
+        write_deltalake(str(path_b), rows.slice(0, 1), mode="append")
+        found_by_all(checks, pair, name, compare(path_a, path_b))
+
+
+def found_by_all(checks, pair, name, result):
+    for reader in ("pyarrow", "duckdb"):
+        found = [difference for difference in result.differences if difference.startswith(reader)]
+        checks.check(f"the comparison by {reader} finds it", found, found[:1])
+    code, out, _ = pair.strait("verify", "--from", f"live:db1/{name}", "--to", f"dr:db1/{name}", "--json")
+    checks.check("verify finds it and ends with code 16", code == 16, f"code {code}: {out[-300:].strip()}")
 
 
 def bytes_of(path):
