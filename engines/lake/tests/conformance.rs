@@ -46,7 +46,8 @@ impl Recorder for Acts {
                 Err(dead())
             }
             Some(Fault::Meanwhile(run)) => {
-                futures::executor::block_on(run);
+                // A worker that stands still must hand over what waits on it alone.
+                tokio::task::block_in_place(|| futures::executor::block_on(run));
                 Ok(())
             }
         }
