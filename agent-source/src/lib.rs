@@ -3,7 +3,7 @@
 //! It owns runs and their stored plans. What is committed it learns from the sink's ledger, at the beginning of every attempt; it can be killed
 //! at any moment and goes on by itself when it starts again.
 //!
-//! Read [`session`] for what is decided on a stream and [`stream`] for how it waits; [`run`] for what is decided in a run and [`runner`] for how it
+//! Read [`session`] for what is decided on a stream and [`stream`] for how it waits; [`mod@run`] for what is decided in a run and [`runner`] for how it
 //! waits; [`plan`] and [`verify`] for what comes before and after; [`control`] for what operators can ask.
 //!
 //! What it does not do: remember what is committed, or write anything but its own state directory.

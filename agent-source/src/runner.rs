@@ -1,7 +1,7 @@
 //! Runs under way: attempts one after another until the run has ended, and their streams.
 //!
 //! An attempt is: attach (the sink raises the epoch and tells its ledger), copy what is missing over some streams, complete. Whatever
-//! breaks, the next attempt begins at the ledger again. What to do next is decided in [`run`](crate::run); this
+//! breaks, the next attempt begins at the ledger again. What to do next is decided in [`run`](mod@crate::run); this
 //! module waits, calls, counts retries, and keeps the figures that operators watch.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
