@@ -4,7 +4,7 @@
 //! An engine plugs in with a [`Harness`]: how to make an empty durable store, how to start a process on one, and how to arm a
 //! fault at a numbered step of that process. [`suite!`] then writes one test per case:
 //!
-//! ```ignore
+//! ```text
 //! strait_conformance::suite!(LakeHarness::new(), |case| runtime().block_on(case));
 //! ```
 //!
