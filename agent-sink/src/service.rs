@@ -196,17 +196,13 @@ impl Shared {
                     .into_iter()
                     .map(|position| Ok((&position?).into()))
                     .collect();
-                let page = page.map(|positions| {
-                    let page = v1::PositionPage { positions };
-                    v1::AttachReply {
-                        body: Some(v1::attach_reply::Body::Positions(page)),
-                    }
-                });
-                let last = page.is_err();
-                if replies.send(page.map_err(Status::from)).await.is_err() || last {
+                let failed = page.is_err();
+                let reply = page.map(|positions| position_page(positions, false));
+                if replies.send(reply.map_err(Status::from)).await.is_err() || failed {
                     return;
                 }
             }
+            let _ = replies.send(Ok(position_page(Vec::new(), true))).await;
         });
         Ok(ReceiverStream::new(stream))
     }
@@ -368,6 +364,13 @@ fn negotiate(min: u32, max: u32, release: &str) -> Result<u32> {
         return Err(no_common_protocol(min, max, release));
     }
     Ok(highest)
+}
+
+fn position_page(positions: Vec<v1::Position>, last: bool) -> v1::AttachReply {
+    let page = v1::PositionPage { positions, last };
+    v1::AttachReply {
+        body: Some(v1::attach_reply::Body::Positions(page)),
+    }
 }
 
 fn no_common_protocol(min: u32, max: u32, release: &str) -> Error {

@@ -131,7 +131,7 @@ impl Session {
                 Request::Frame(frame) => self.frame(&frame),
                 Request::Checkpoint(checkpoint) => self.checkpoint(checkpoint),
                 Request::Finish(finish) => self.finish(finish),
-                Request::Skip(_) => Ok(self.skip()),
+                Request::Skip(_) => self.skip(),
                 Request::Open(_) => Err(out_of_order("a second Open")),
                 Request::Part(_) => Err(out_of_order("a part of no frame")),
             },
@@ -309,11 +309,15 @@ impl Session {
         }
     }
 
-    fn skip(&mut self) -> Action {
-        match std::mem::replace(&mut self.state, State::Idle) {
-            State::Writing(_) | State::Opening(_) => Action::Release(None),
-            State::Idle | State::Dropping => Action::Nothing,
+    fn skip(&mut self) -> Result<Action> {
+        if matches!(self.state, State::Idle) {
+            return Err(out_of_order("a Skip outside a partition"));
         }
+        self.state = State::Idle;
+        let skipped = v1::Skipped {
+            ordinal: self.ordinal,
+        };
+        Ok(Action::Release(Some(Reply::Skipped(skipped))))
     }
 
     /// One partition's failure is not the stream's, unless nobody may write here any more.

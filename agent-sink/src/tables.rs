@@ -5,6 +5,7 @@
 //! flight is fenced by the epoch in the store.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,19 +31,32 @@ pub struct Attached {
     /// The way to write.
     pub attachment: Arc<dyn Attachment>,
     finishing: TaskTracker,
+    /// A newer attempt is attaching: nothing more of this one is published, so that what the newer one waits for ends.
+    superseded: Arc<AtomicBool>,
 }
 
 impl Attached {
     /// Publishes a partition on a task of the table's, and waits for its answer. When the waiter is dropped the task runs on.
     ///
     /// # Errors
-    /// What the engine says, which means "unknown"; `Internal` if it panics.
+    /// What the engine says, which means "unknown"; `Fenced` if a newer attempt has begun to attach; `Internal` if it panics.
     pub async fn finish(
         &self,
         writer: Box<dyn PartitionWriter>,
         receipt: Receipt,
     ) -> Result<Finished> {
-        let task = self.finishing.spawn(writer.finish(receipt));
+        // Counted before the question: an attach that has set the flag waits for what is counted.
+        let counted = self.finishing.token();
+        if self.superseded.load(Ordering::SeqCst) {
+            return Err(Error::fenced(format!(
+                "run {}: a newer attempt has attached",
+                self.run
+            )));
+        }
+        let task = self.finishing.spawn(async move {
+            let _counted = counted;
+            writer.finish(receipt).await
+        });
         task.await
             .map_err(|error| Error::internal("publish a partition").with_source(error))?
     }
@@ -85,6 +99,7 @@ impl Tables {
         let attaching = self.with(id, |entry| Arc::clone(&entry.attaching));
         let _attaching = attaching.lock().await;
         if let Some(older) = self.with(id, |entry| entry.newest.clone()) {
+            older.superseded.store(true, Ordering::SeqCst);
             older.finishing.close();
             if tokio::time::timeout(self.finish_wait_max, older.finishing.wait())
                 .await
@@ -102,6 +117,7 @@ impl Tables {
             run: claim.run,
             attachment,
             finishing: TaskTracker::new(),
+            superseded: Arc::new(AtomicBool::new(false)),
         };
         self.with(id, |entry| entry.newest = Some(attached.clone()));
         Ok(attached)

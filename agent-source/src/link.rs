@@ -117,6 +117,7 @@ impl Link {
             PositionPages {
                 link: self.clone(),
                 replies,
+                last: false,
             },
         ))
     }
@@ -202,14 +203,20 @@ impl Link {
 pub struct PositionPages {
     link: Link,
     replies: Streaming<v1::AttachReply>,
+    /// The page after which nothing comes was there.
+    last: bool,
 }
 
 impl PositionPages {
     /// The next page; `None` after the last.
     ///
     /// # Errors
-    /// What the sink says; `Corrupt` if it cannot be read.
+    /// What the sink says; `Corrupt` if it cannot be read; `Unavailable` if they end before the last page: positions that are not known
+    /// must not look like positions that are not there.
     pub async fn next(&mut self) -> Result<Option<Vec<Position>>> {
+        if self.last {
+            return Ok(None);
+        }
         let replies = &mut self.replies;
         match self
             .link
@@ -217,13 +224,17 @@ impl PositionPages {
             .await?
             .map(|reply| reply.body)
         {
-            None => Ok(None),
-            Some(Some(v1::attach_reply::Body::Positions(page))) => page
-                .positions
-                .into_iter()
-                .map(Position::try_from)
-                .collect::<Result<Vec<_>>>()
-                .map(Some),
+            None => Err(Error::unavailable(
+                "the sink's positions ended before the last page",
+            )),
+            Some(Some(v1::attach_reply::Body::Positions(page))) => {
+                self.last = page.last;
+                page.positions
+                    .into_iter()
+                    .map(Position::try_from)
+                    .collect::<Result<Vec<_>>>()
+                    .map(Some)
+            }
             Some(_) => Err(Error::corrupt("a second epoch in the answer to an attach")),
         }
     }

@@ -150,8 +150,9 @@ pub struct Session {
     ordinal: u64,
     current: Option<Current>,
     finishing: VecDeque<Finishing>,
-    /// Ordinals that this side gave up: an answer to one may still be on the way, and means nothing.
-    left: Vec<u64>,
+    /// Partitions that this side gave up. Other answers to them may still be on the way and mean nothing; the run is told when the sink has
+    /// answered the Skip, since until then messages of theirs may be on the way, and no other stream may begin them.
+    left: Vec<Left>,
     draining: bool,
     exhausted: bool,
 }
@@ -176,6 +177,14 @@ struct Chunk {
     rows: u64,
     digest: Digest,
     raw_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Left {
+    ordinal: u64,
+    seq: u64,
+    /// Why; none for the soft stop.
+    error: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -223,11 +232,8 @@ impl Session {
             }
             Event::End => self.current_mut()?.ended = true,
             Event::ReadFailed(error) => {
-                let seq = self.current_mut()?.assignment.seq;
-                self.current = None;
-                self.left.push(self.ordinal);
-                step.send.push(Request::Skip(v1::Skip {}));
-                step.reports.push(Report::Failed { seq, error });
+                self.current_mut()?;
+                self.leave(Some(error), &mut step);
             }
             Event::Drain => self.draining = true,
         }
@@ -245,13 +251,13 @@ impl Session {
             }
             Some(_) => Want::Reply,
             None if self.draining || self.exhausted => {
-                if self.finishing.is_empty() {
+                if self.unanswered_count() == 0 {
                     Want::Nothing
                 } else {
                     Want::Reply
                 }
             }
-            None if self.finishing.len() < self.limits.finishes_max => Want::Assignment,
+            None if self.unanswered_count() < self.limits.finishes_max => Want::Assignment,
             None => Want::Reply,
         }
     }
@@ -261,7 +267,12 @@ impl Session {
         let current = self.current.iter().map(|current| current.assignment.seq);
         current
             .chain(self.finishing.iter().map(|finishing| finishing.seq))
+            .chain(self.left.iter().map(|left| left.seq))
             .collect()
+    }
+
+    fn unanswered_count(&self) -> usize {
+        self.finishing.len() + self.left.len()
     }
 
     fn begin(&mut self, assignment: Assignment, step: &mut Step) -> Result<()> {
@@ -311,7 +322,7 @@ impl Session {
                         rows: ack.rows,
                     });
                     if current.stopping == Some(ack.sequence) {
-                        self.leave(step);
+                        self.leave(None, step);
                     }
                 }
             }
@@ -333,6 +344,19 @@ impl Session {
                     seq,
                     receipt,
                     already: finished.already,
+                });
+            }
+            Reply::Skipped(skipped) => {
+                let at = self
+                    .left
+                    .iter()
+                    .position(|left| left.ordinal == skipped.ordinal);
+                let left = at.map(|at| self.left.swap_remove(at));
+                let Left { seq, error, .. } =
+                    left.ok_or_else(|| broken("Skipped for no partition that was left"))?;
+                step.reports.push(match error {
+                    Some(error) => Report::Failed { seq, error },
+                    None => Report::Left { seq },
                 });
             }
             Reply::Failed(failed) => {
@@ -357,8 +381,7 @@ impl Session {
         {
             return Ok(Some((finishing.seq, Some(finishing.receipt))));
         }
-        if let Some(at) = self.left.iter().position(|&left| left == ordinal) {
-            self.left.swap_remove(at);
+        if self.left.iter().any(|left| left.ordinal == ordinal) {
             return Ok(None);
         }
         match self.current.take() {
@@ -438,17 +461,18 @@ impl Session {
                 current.stopping = Some(current.sequence);
             }
         } else if self.draining {
-            self.leave(step);
+            self.leave(None, step);
         }
     }
 
-    fn leave(&mut self, step: &mut Step) {
+    fn leave(&mut self, error: Option<Error>, step: &mut Step) {
         if let Some(current) = self.current.take() {
-            self.left.push(self.ordinal);
-            step.send.push(Request::Skip(v1::Skip {}));
-            step.reports.push(Report::Left {
+            self.left.push(Left {
+                ordinal: self.ordinal,
                 seq: current.assignment.seq,
+                error,
             });
+            step.send.push(Request::Skip(v1::Skip {}));
         }
     }
 

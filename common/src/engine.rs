@@ -365,8 +365,9 @@ pub trait Attachment: fmt::Debug + Send + Sync {
     /// The epoch that `attach` issued.
     fn epoch(&self) -> Epoch;
 
-    /// What the store held when this attempt began: this run's positions, and for each other partition the newest
-    /// committed one of any earlier run.
+    /// What the store held when this attempt began, in order of key: this run's positions, and for each partition that it has not committed the
+    /// newest committed one of any other run. A partition that this run has staged and another run has committed has both, the committed
+    /// one first.
     async fn positions(&self) -> Result<Stream<Position>>;
 
     /// Opens a partition for writing, after `from` or from the start; what is staged beyond that is discarded. One writer
@@ -384,7 +385,8 @@ pub trait Attachment: fmt::Debug + Send + Sync {
     /// Removes a partition of B, visibly in one act. For `mirror` only.
     async fn drop_partition(&self, key: &PartitionKey) -> Result<()>;
 
-    /// Ends the claim. Repeating it is harmless.
+    /// Ends the claim, and with it this attempt: its later acts are `Fenced`, and what is late of them leaves nothing that counts. Repeating
+    /// it is harmless.
     async fn complete(&self, outcome: Outcome) -> Result<()>;
 }
 

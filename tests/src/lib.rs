@@ -1,1 +1,3 @@
-//! Nothing is here: this package holds what is tested across crates. The suites on real data are in `tests/python`.
+//! What is tested across crates. [`simulation`] lives whole lives of both agents under a seed; the suites on real data are in `tests/python`.
+
+pub mod simulation;

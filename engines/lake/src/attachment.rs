@@ -14,7 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, RecordBatch, Scalar};
@@ -64,6 +64,8 @@ struct Shared {
     open: Mutex<HashSet<PartitionKey>>,
     /// The newest version of the log in which our epoch was seen as the highest.
     seen: AtomicU64,
+    /// This attempt has ended its claim, or is about to. No other object writes with its epoch, so this needs no place in the store.
+    ended: AtomicBool,
 }
 
 /// An attempt.
@@ -111,6 +113,11 @@ impl LakeAttachment {
         let Found { opened, ledger } = found;
         let stage = Stage::new(&opened.directory, run, lake.disk().clone());
         let committed = ledger.receipts_of(run);
+        // A checkpoint that came after the end of its claim, late, means nothing: another run may have copied the partition since.
+        let ended = (ledger.entries.iter())
+            .filter(|entry| entry.run == run && matches!(entry.event, Event::Complete(_)))
+            .map(|entry| entry.epoch)
+            .max();
         let earlier = ledger
             .receipts()
             .into_values()
@@ -150,7 +157,9 @@ impl LakeAttachment {
                     disk.remove(&file.path)?;
                 }
                 let mut records = tidied.records()?;
-                records.retain(|record| !done.contains(&record.key));
+                records.retain(|record| {
+                    !done.contains(&record.key) && ended.is_none_or(|ended| record.epoch > ended)
+                });
                 tidied.sweep(epoch, &records)?;
                 Ok(records)
             })
@@ -173,6 +182,7 @@ impl LakeAttachment {
             ),
             open: Mutex::default(),
             seen: AtomicU64::new(opened.version()),
+            ended: AtomicBool::new(false),
             lake,
         });
         let (commits, queue) = mpsc::channel(GROUP_MAX);
@@ -208,8 +218,19 @@ fn move_back(
 }
 
 impl Shared {
-    /// Fails when a newer attempt exists. Cheap while nobody commits: then the next entry of the log is not there.
+    /// Fails when this attempt may not write any more: it has ended its claim, or was overtaken.
     async fn check_fence(&self) -> Result<()> {
+        if self.ended.load(Ordering::Acquire) {
+            return Err(Error::fenced(format!(
+                "run {} has ended its claim on table {}",
+                self.run, self.table
+            )));
+        }
+        self.check_overtaken().await
+    }
+
+    /// Fails when a newer attempt exists. Cheap while nobody commits: then the next entry of the log is not there.
+    async fn check_overtaken(&self) -> Result<()> {
         let next = self.directory.join("_delta_log").join(format!(
             "{:020}.json",
             self.seen.load(Ordering::Acquire) + 1
@@ -518,7 +539,9 @@ impl LakeAttachment {
         let shared = &self.shared;
         let ledger = LedgerFile::new(&shared.directory, shared.run);
         let entry = Entry::new(shared.run, shared.epoch, Event::Complete(outcome));
-        shared.check_fence().await?;
+        // What is late of this attempt's own acts must not leave anything behind the end.
+        shared.ended.store(true, Ordering::Release);
+        shared.check_overtaken().await?;
         let (file, disk) = (ledger.clone(), shared.lake.disk().clone());
         shared.cpu.run(move || file.write(&disk, &entry)).await?;
         commit(&shared.lake, &shared.table, shared.epoch, &ledger, |_| {

@@ -8,7 +8,8 @@
 //! writers and is gone with them. [`Steps`] numbers the acts of a process, so that a test can end it between any two.
 //! [`Rule`] names the rules of exactly once that a test can break, to prove that it would notice.
 //!
-//! Every future here is ready when first polled: no runtime, no clock, no randomness, no thread. Equal calls give equal answers.
+//! Every future here is ready when first polled (but a finish under [`Rule::FenceBeforeAct`], which takes two polls): no runtime, no clock, no
+//! randomness, no thread. Equal calls give equal answers.
 
 mod rows;
 mod sink;

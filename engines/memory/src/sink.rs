@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -34,17 +35,29 @@ pub enum Rule {
     PositionWithoutVersion,
     /// `attach` does not look at another run's open claim.
     NoClaim,
+    /// A run keeps its epoch over all its attempts: only another run's `attach` raises it.
+    EpochPerRun,
+    /// `attach` does not compare the job with that of the run's claim.
+    JobNotCompared,
+    /// `finish` looks at the epoch in one act and publishes in the next, whatever came in between.
+    FenceBeforeAct,
+    /// An attempt may go on writing after it has ended its claim.
+    OpenAfterEnd,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 6] = [
+    pub const ALL: [Rule; 10] = [
         Rule::NoFence,
         Rule::LedgerApartFromRows,
         Rule::EpochInProcess,
         Rule::AckBeforeDurable,
         Rule::PositionWithoutVersion,
         Rule::NoClaim,
+        Rule::EpochPerRun,
+        Rule::JobNotCompared,
+        Rule::FenceBeforeAct,
+        Rule::OpenAfterEnd,
     ];
 }
 
@@ -117,7 +130,7 @@ impl Process {
         let mut taken = claim.clone();
         if let Some((held, open)) = &table.claim {
             if held.run == claim.run {
-                if held.job != claim.job {
+                if held.job != claim.job && !self.breaks(Rule::JobNotCompared) {
                     return Err(Error::refused(format!(
                         "run {} of table {} has another job; start a new run for it",
                         claim.run, claim.table
@@ -131,7 +144,11 @@ impl Process {
                 )));
             }
         }
+        let same = matches!(&table.claim, Some((held, _)) if held.run == claim.run);
         table.claim = Some((taken, true));
+        if same && self.breaks(Rule::EpochPerRun) {
+            return Ok(Epoch(table.epoch));
+        }
         if self.breaks(Rule::EpochInProcess) {
             let mut epochs = self.epochs();
             let epoch = epochs.entry(claim.table.clone()).or_default();
@@ -272,7 +289,9 @@ impl MemoryAttachment {
     /// One act that happens only if no later attempt has begun.
     fn act<T>(&self, name: &'static str, act: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         self.process.act(name, |state| {
-            self.fence(state.table(&self.table)?)?;
+            let table = state.table(&self.table)?;
+            self.fence(table)?;
+            self.claimed(table)?;
             act(state)
         })
     }
@@ -288,14 +307,35 @@ impl MemoryAttachment {
         if newest == self.epoch.0 {
             return Ok(());
         }
-        let by = table.claim.as_ref().map(|(claim, _)| claim);
+        Err(self.fenced(newest, table))
+    }
+
+    /// The claim must be open still: whoever has ended it writes no more, whatever of theirs is late.
+    fn claimed(&self, table: &TableState) -> Result<()> {
+        let open = matches!(&table.claim, Some((claim, true)) if claim.run == self.run);
+        if open
+            || self.process.breaks(Rule::OpenAfterEnd)
+            || self.process.breaks(Rule::NoClaim)
+            || self.process.breaks(Rule::NoFence)
+            || self.process.breaks(Rule::EpochInProcess)
+        {
+            return Ok(());
+        }
         Err(Error::fenced(format!(
+            "run {} has ended its claim on table {}",
+            self.run, self.table
+        )))
+    }
+
+    fn fenced(&self, newest: u64, table: &TableState) -> Error {
+        let by = table.claim.as_ref().map(|(claim, _)| claim);
+        Error::fenced(format!(
             "epoch {} of table {} is over: epoch {newest} of run {} by {} took its place",
             self.epoch,
             self.table,
             by.map_or_else(|| "?".to_owned(), |claim| claim.run.to_string()),
             by.map_or("?", |claim| claim.agent.as_str()),
-        )))
+        ))
     }
 }
 
@@ -388,7 +428,9 @@ impl Attachment for MemoryAttachment {
     }
 
     async fn complete(&self, _outcome: Outcome) -> Result<()> {
-        self.act("end the claim", |state| {
+        self.process.act("end the claim", |state| {
+            // Not that the claim is open: ending it twice is harmless.
+            self.fence(state.table(&self.table)?)?;
             let table = state.table_mut(&self.table)?;
             if let Some((_, open)) = &mut table.claim {
                 *open = false;
@@ -501,6 +543,13 @@ impl PartitionWriter for MemoryWriter {
                 self.version
             )));
         }
+        let replace = self.disposition == Disposition::Replace;
+        let mut before = Vec::new();
+        if attachment.process.breaks(Rule::FenceBeforeAct) {
+            let mut state = attachment.process.store.lock();
+            before = self.staged(state.table_mut(name)?)?.batches();
+            before.extend(rows.iter().cloned());
+        }
         let publish = |state: &mut State| {
             let table = state.table_mut(name)?;
             if let Some(held) = table.receipt(attachment.run, &self.key) {
@@ -517,12 +566,8 @@ impl PartitionWriter for MemoryWriter {
                     )))
                 };
             }
-            let chunks = self.staged(table)?.chunks.iter();
-            let mut batches: Vec<RecordBatch> = chunks
-                .flat_map(|chunk| chunk.batches.iter().cloned())
-                .collect();
+            let mut batches = self.staged(table)?.batches();
             batches.extend(rows);
-            let replace = self.disposition == Disposition::Replace;
             state.publish(name, &self.key, replace, batches)?;
             Ok(None)
         };
@@ -543,6 +588,28 @@ impl PartitionWriter for MemoryWriter {
             match attachment.act("make the rows visible", publish)? {
                 Some(finished) => finished,
                 None => attachment.act("write the ledger", record)?,
+            }
+        } else if attachment.process.breaks(Rule::FenceBeforeAct) {
+            let held = attachment.act("look at the epoch", |state| {
+                let table = state.table_mut(name)?;
+                Ok(table.receipt(attachment.run, &self.key).cloned())
+            })?;
+            // Whoever drives this process may do something else first.
+            let mut waited = false;
+            std::future::poll_fn(|context| {
+                if std::mem::replace(&mut waited, true) {
+                    return Poll::Ready(());
+                }
+                context.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+            match held {
+                Some(held) => Finished::Already(held),
+                None => attachment.process.act("publish the partition", |state| {
+                    state.publish(name, &self.key, replace, before)?;
+                    record(state)
+                })?,
             }
         } else {
             attachment.act("publish the partition", |state| match publish(state)? {

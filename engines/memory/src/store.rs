@@ -73,6 +73,16 @@ pub(crate) struct Chunk {
     pub(crate) batches: Vec<RecordBatch>,
 }
 
+impl Staged {
+    /// The rows of all its chunks.
+    pub(crate) fn batches(&self) -> Vec<RecordBatch> {
+        let chunks = self.chunks.iter();
+        chunks
+            .flat_map(|chunk| chunk.batches.iter().cloned())
+            .collect()
+    }
+}
+
 impl Visible {
     pub(crate) fn version(&self) -> Version {
         Version(format!("m{}", self.change))
@@ -165,13 +175,17 @@ impl TableState {
             .map(|entry| &entry.receipt)
     }
 
-    /// This run's positions, and the newest committed one of the other partitions.
+    /// This run's positions, and the newest committed one of the other partitions, in order of key; a partition that this run has staged and
+    /// another has committed has both, the committed one first.
     pub(crate) fn positions(&self, run: RunId) -> Vec<Position> {
-        let mut positions = BTreeMap::new();
+        let mut positions: BTreeMap<PartitionKey, Vec<Position>> = BTreeMap::new();
         for (key, entries) in &self.ledger {
             let own = entries.iter().rev().find(|entry| entry.run == run);
             if let Some(entry) = own.or(entries.last()) {
-                positions.insert(key.clone(), committed(entry));
+                positions
+                    .entry(key.clone())
+                    .or_default()
+                    .push(committed(entry));
             }
         }
         for ((owner, key), staged) in &self.staged {
@@ -179,10 +193,11 @@ impl TableState {
                 && self.receipt(run, key).is_none()
                 && let Some(chunk) = staged.chunks.last()
             {
-                positions.insert(key.clone(), staged_at(run, key, staged, &chunk.mark));
+                let position = staged_at(run, key, staged, &chunk.mark);
+                positions.entry(key.clone()).or_default().push(position);
             }
         }
-        positions.into_values().collect()
+        positions.into_values().flatten().collect()
     }
 }
 

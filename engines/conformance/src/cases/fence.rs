@@ -303,3 +303,37 @@ pub async fn a_later_run_does_not_see_what_an_earlier_one_staged(harness: &dyn H
     copy(attachment.as_ref(), &part, Disposition::Append).await?;
     world.ensure_visible(&[part], "after the second run").await
 }
+
+/// What it still has under way must not be found by a later attempt, which another run may have come before.
+pub async fn an_attempt_that_has_ended_its_claim_writes_no_more(harness: &dyn Harness) -> Check {
+    let mut world = World::new(harness).await?;
+    let [a, b, c] = three_parts()?;
+    let attachment = world.attach(1).await?;
+    let mut to_checkpoint = begin_append(attachment.as_ref(), &a).await?;
+    append_durably(&mut to_checkpoint, &a, 0, 2).await?;
+    append(&mut to_checkpoint, &a, 2, 5).await?;
+    let mut to_finish = begin_append(attachment.as_ref(), &b).await?;
+    append_durably(&mut to_finish, &b, 0, 3).await?;
+    append(&mut to_finish, &b, 3, 7).await?;
+    attachment.complete(Outcome::Partial).await.at("complete")?;
+
+    let checkpoint = to_checkpoint.checkpoint(a.mark(5)?).await;
+    ensure_kind(checkpoint, Kind::Fenced, "checkpoint after complete")?;
+    let finished = to_finish.finish(b.receipt()?).await;
+    ensure_kind(finished, Kind::Fenced, "finish after complete")?;
+    let begun = attachment
+        .begin(&c.partition(), Disposition::Append, None)
+        .await;
+    ensure_kind(begun, Kind::Fenced, "begin after complete")?;
+    world.ensure_visible(&[], "after the late acts").await?;
+
+    world
+        .copied(2, std::slice::from_ref(&a), Disposition::Append)
+        .await?;
+    world.restart().await?;
+    let attachment = world.attach(1).await.at("the first run again")?;
+    let held = positions(attachment.as_ref()).await?;
+    let staged = held.iter().any(|held| held.state == PositionState::Staged);
+    ensure!(!staged, "late acts have left {held:?}");
+    world.ensure_visible(&[a], "in the end").await
+}

@@ -301,6 +301,7 @@ cases! {
         the_claim_is_what_was_taken_first
         completing_twice_is_harmless
         an_abandoned_run_leaves_nothing_staged
+        an_attempt_that_has_ended_its_claim_writes_no_more
         a_later_run_sees_what_earlier_ones_committed
         a_later_run_does_not_see_what_an_earlier_one_staged
     }
