@@ -17,6 +17,7 @@ pub mod sink;
 pub mod source;
 pub mod stage;
 pub mod table;
+pub mod transactions;
 pub mod types;
 
 use std::path::PathBuf;

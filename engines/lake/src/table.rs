@@ -19,6 +19,9 @@ use crate::durable::DurableStore;
 use crate::partition_values;
 use crate::types::Mapping;
 
+/// The directory of a table's log.
+pub const LOG: &str = "_delta_log";
+
 /// Reader features that this engine reads correctly.
 const READER_FEATURES: &[&str] = &[
     "timestampNtz",
@@ -91,7 +94,7 @@ impl Lake {
 
     /// Whether there is a Delta table of this name: a log with an entry. A create that was killed leaves an empty one.
     pub fn exists(&self, table: &TableName) -> bool {
-        let Ok(entries) = std::fs::read_dir(self.directory(table).join("_delta_log")) else {
+        let Ok(entries) = std::fs::read_dir(self.directory(table).join(LOG)) else {
             return false;
         };
         entries.flatten().any(|entry| {
