@@ -140,9 +140,10 @@ impl Sink for LakeSink {
                 .schema
                 .field_with_name(&division.column)
                 .or_error(Kind::Schema, table)?;
-            // Types that no partition value can have are found before any row moves.
-            let null = strait_common::key::Cell::Null;
-            partition_values::to_text(&null, field.data_type()).with_context(context)?;
+            // What no partition value can be is found before any row moves.
+            partition_values::check_type(field.data_type())
+                .with_context(|| format!("column {}", division.column))
+                .with_context(context)?;
         }
         let mut prepared = Prepared::default();
         if self.lake.exists(table) {
