@@ -12,7 +12,7 @@
 //!
 //! Partitions that finish while a commit is under way go together into the next one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,6 +62,8 @@ struct Shared {
     /// Positions as of the attach, and of this attempt since.
     records: Mutex<BTreeMap<PartitionKey, StageRecord>>,
     open: Mutex<HashSet<PartitionKey>>,
+    /// Directories of partitions that this attempt has made durable in those above them.
+    kept: Arc<Mutex<HashSet<PathBuf>>>,
     /// The newest version of the log in which our epoch was seen as the highest.
     seen: AtomicU64,
 }
@@ -132,7 +134,6 @@ impl LakeAttachment {
             .collect();
         let records = cpu
             .run(move || {
-                tidied.create()?;
                 for (file, entry) in ledger.pending {
                     let Some(entry) = entry else {
                         // Torn: it never counted, and nothing was moved before it was durable. Whose it is its path says.
@@ -172,6 +173,7 @@ impl LakeAttachment {
                     .collect(),
             ),
             open: Mutex::default(),
+            kept: Arc::default(),
             seen: AtomicU64::new(opened.version()),
             lake,
         });
@@ -195,14 +197,7 @@ fn move_back(
 ) -> Result<()> {
     let files = partitions.iter().flat_map(|published| &published.files);
     for file in files.filter(|file| !committed.contains(&file.path)) {
-        let (place, staged) = (table.join(&file.path), stage.path(&file.staged));
-        match std::fs::rename(&place, &staged) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error)
-                    .or_error(Kind::Unavailable, format!("move {} back", place.display()));
-            }
-            _ => {}
-        }
+        stage.take_back(&table.join(&file.path), &file.staged)?;
     }
     stage.sync()
 }
@@ -251,11 +246,12 @@ impl Shared {
             ),
         );
         let ledger = LedgerFile::new(&self.directory, self.run);
-        let (file, disk, stage, directory) = (
+        let (file, disk, stage, directory, kept) = (
             ledger.clone(),
             self.lake.disk().clone(),
             self.stage.clone(),
             self.directory.clone(),
+            Arc::clone(&self.kept),
         );
         // A fenced attempt must not move anything: the newer one may be looking at the stage.
         self.check_fence().await?;
@@ -265,18 +261,29 @@ impl Shared {
                 let Event::Publish(partitions) = &entry.event else {
                     return Ok(());
                 };
-                let mut directories = HashSet::new();
+                // A directory that is there may have been made by an attempt that died before it was durable.
+                let mut unsynced = BTreeSet::new();
+                let mut below = Vec::new();
                 for file in partitions.iter().flat_map(|published| &published.files) {
                     let place = directory.join(&file.path);
-                    if let Some(parent) = place.parent() {
-                        disk.create_directories(parent)?;
-                        directories.insert(parent.to_owned());
+                    let parent = place
+                        .parent()
+                        .ok_or_else(|| Error::internal("a file without a directory"))?;
+                    disk.make_directories(parent)?;
+                    unsynced.insert(parent.to_owned());
+                    for made in parent.ancestors().take_while(|made| *made != directory) {
+                        if !lock(&kept).contains(made) {
+                            unsynced.extend(made.parent().map(Path::to_owned));
+                            below.push(made.to_owned());
+                        }
                     }
                     disk.rename(&stage.path(&file.staged), &place)?;
                 }
-                directories
+                unsynced
                     .iter()
-                    .try_for_each(|directory| disk.sync_directory(directory))
+                    .try_for_each(|directory| disk.sync_directory(directory))?;
+                lock(&kept).extend(below);
+                Ok(())
             })
             .await?;
         let make = |opened: &Opened| {

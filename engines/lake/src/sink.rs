@@ -20,8 +20,8 @@ use crate::commit::{ATTACH_TRIES_MAX, Change, Condition, pause, try_commit};
 use crate::disk::Step;
 use crate::ledger::{Entry, Event, Ledger, LedgerFile};
 use crate::partition_values;
-use crate::stage::writer_bytes;
-use crate::table::{Lake, Opened};
+use crate::stage::{Stage, writer_bytes};
+use crate::table::{LOG, Lake, Opened};
 use crate::types::{Mapping, ORIGINAL};
 
 /// A table checkpoint every so many commits.
@@ -44,10 +44,13 @@ impl LakeSink {
 
     async fn create(&self, table: &TableName, wanted: &Table) -> Result<()> {
         let mapping = Mapping::of(&wanted.schema)?;
-        let directory = self.lake.directory(table);
+        let (root, log) = (
+            self.lake.root().to_owned(),
+            self.lake.directory(table).join(LOG),
+        );
         let disk = self.lake.disk().clone();
         self.cpu
-            .run(move || disk.create_directories(&directory.join("_delta_log")))
+            .run(move || disk.keep_directories(&root, &log))
             .await?;
         let columns: StructType = mapping
             .stored()
@@ -173,6 +176,7 @@ impl Sink for LakeSink {
         prepared.created.push(format!("table {table}"));
         if !dry_run {
             self.create(table, wanted).await.with_context(context)?;
+            self.lake.disk().step(Step::Return)?;
         }
         Ok(prepared)
     }
@@ -188,7 +192,16 @@ impl Sink for LakeSink {
             let file = LedgerFile::new(&opened.directory, claim.run);
             let entry = Entry::new(claim.run, epoch, Event::Attach(claim.clone()));
             let (written, disk) = (file.clone(), self.lake.disk().clone());
-            self.cpu.run(move || written.write(&disk, &entry)).await?;
+            let (stage, directory) = (
+                Stage::new(&opened.directory, claim.run, disk.clone()),
+                opened.directory.clone(),
+            );
+            self.cpu
+                .run(move || {
+                    stage.create(&directory)?;
+                    written.write(&disk, &entry)
+                })
+                .await?;
             let change = Change {
                 actions: Vec::new(),
                 replaces: false,

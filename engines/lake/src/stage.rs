@@ -132,12 +132,20 @@ impl Stage {
         format!("{epoch}-{}.parquet", uuid::Uuid::new_v4())
     }
 
-    /// Makes the directory.
+    /// Makes the directory, and the run's above it, durable below the table's.
     ///
     /// # Errors
     /// `Unavailable` if the disk fails.
-    pub fn create(&self) -> Result<()> {
-        self.disk.create_directories(&self.directory)
+    pub fn create(&self, table: &Path) -> Result<()> {
+        self.disk.keep_directories(table, &self.directory)
+    }
+
+    /// Moves a file that was moved to its place back here, if it is still there. The caller syncs.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn take_back(&self, place: &Path, name: &str) -> Result<()> {
+        self.disk.rename_if_there(place, &self.path(name))
     }
 
     /// Makes names in the directory durable.
