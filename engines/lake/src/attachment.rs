@@ -34,6 +34,7 @@ use tokio::task::JoinSet;
 
 use crate::commit::{Change, check_epoch, commit};
 use crate::disk::Step;
+use crate::features;
 use crate::ledger::{Entry, Event, Ledger, LedgerFile, Published, PublishedFile};
 use crate::partition_values::column_of;
 use crate::stage::{FileWriter, Stage, StageRecord, StagedFile, to_hex};
@@ -53,6 +54,7 @@ struct Shared {
     run: RunId,
     epoch: Epoch,
     mapping: Mapping,
+    append_only: bool,
     stage: Stage,
     /// This run's receipts: as of the attach, and what this attempt has published since. Nobody else can add to them while the
     /// epoch is ours.
@@ -163,6 +165,7 @@ impl LakeAttachment {
             run,
             epoch,
             mapping: opened.mapping.clone(),
+            append_only: features::append_only(&opened)?,
             stage,
             committed: Mutex::new(committed),
             earlier,
@@ -232,6 +235,18 @@ impl Shared {
 
     fn returns(&self) -> Result<()> {
         self.lake.disk().step(Step::Return)
+    }
+
+    /// Fails where rows of the table must never go.
+    fn removable(&self) -> Result<()> {
+        if self.append_only {
+            return Err(Error::refused(format!(
+                "table {}: {}",
+                self.table,
+                features::APPEND_ONLY
+            )));
+        }
+        Ok(())
     }
 
     async fn publish(&self, group: &[(Published, Vec<StagedFile>)]) -> Result<()> {
@@ -314,7 +329,8 @@ impl Shared {
             }
             Ok(Change { actions, replaces })
         };
-        commit(&self.lake, &self.table, self.epoch, &ledger, make).await?;
+        let version = commit(&self.lake, &self.table, self.epoch, &ledger, make).await?;
+        self.seen.fetch_max(version, Ordering::AcqRel);
         {
             let mut committed = lock(&self.committed);
             committed.extend(
@@ -452,6 +468,9 @@ impl LakeAttachment {
         if let Some(receipt) = lock(&shared.committed).get(key) {
             return Ok(Begun::Already(receipt.clone()));
         }
+        if disposition == Disposition::Replace {
+            shared.removable()?;
+        }
         let values = values_of(shared, key)?;
         let base = match from {
             None => {
@@ -503,6 +522,7 @@ impl LakeAttachment {
         let ledger = LedgerFile::new(&shared.directory, shared.run);
         let entry = Entry::new(shared.run, shared.epoch, Event::Drop(key.clone()));
         shared.check_fence().await?;
+        shared.removable()?;
         let (file, disk) = (ledger.clone(), shared.lake.disk().clone());
         shared.cpu.run(move || file.write(&disk, &entry)).await?;
         let make = |opened: &Opened| {

@@ -16,8 +16,9 @@ use strait_common::ids::{Epoch, TableName};
 use strait_common::{Context, Error, Kind, OrError, Result};
 
 use crate::attachment::{Found, LakeAttachment};
-use crate::commit::{ATTACH_TRIES_MAX, Change, Condition, pause, try_commit};
+use crate::commit::{ATTACH_TRIES_MAX, Change, Condition, Tried, pause, try_commit};
 use crate::disk::Step;
+use crate::features::check_writable;
 use crate::ledger::{Entry, Event, Ledger, LedgerFile};
 use crate::partition_values;
 use crate::stage::{Stage, writer_bytes};
@@ -26,8 +27,6 @@ use crate::types::{Mapping, ORIGINAL};
 
 /// A table checkpoint every so many commits.
 const CHECKPOINT_INTERVAL: &str = "20";
-/// The least that a table's transaction retention must be, in days: the ledger needs its transactions.
-const RETENTION_DAYS_MIN: f64 = 90.0;
 
 /// Receives into the tables of a lake.
 #[derive(Clone, Debug)]
@@ -206,16 +205,9 @@ impl Sink for LakeSink {
                 actions: Vec::new(),
                 replaces: false,
             };
-            if try_commit(
-                &self.lake,
-                table,
-                &opened,
-                Condition::Raises(ledger.epoch),
-                &file,
-                change,
-            )
-            .await?
-            {
+            let raises = Condition::Raises(ledger.epoch);
+            let tried = try_commit(&self.lake, table, &opened, raises, &file, change).await?;
+            if let Tried::Landed(_) = tried {
                 // The ledger as of the new epoch: nothing of a lower one can be added to it any more.
                 let opened = self.lake.open(table, None).await?;
                 let ledger = Ledger::load(&opened).await?;
@@ -289,44 +281,6 @@ fn check_claim(ledger: &Ledger, claim: &Claim) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-fn check_writable(opened: &Opened) -> Result<()> {
-    let snapshot = opened
-        .delta
-        .snapshot()
-        .or_error(Kind::Corrupt, "snapshot")?
-        .snapshot();
-    let configuration = snapshot.metadata().configuration();
-    if let Some(retention) = configuration.get("delta.setTransactionRetentionDuration")
-        && retention_days(retention).is_none_or(|days| days < RETENTION_DAYS_MIN)
-    {
-        return Err(Error::refused(format!(
-            "delta.setTransactionRetentionDuration is '{retention}': rows are counted once only while transactions are kept; unset it, or set at least 90 \
-             days"
-        )));
-    }
-    if configuration
-        .get("delta.appendOnly")
-        .is_some_and(|value| value == "true")
-    {
-        tracing::debug!("the table is append only: replace will be refused by Delta");
-    }
-    Ok(())
-}
-
-fn retention_days(text: &str) -> Option<f64> {
-    let mut words = text.trim().strip_prefix("interval")?.split_whitespace();
-    let number: f64 = words.next()?.parse().ok()?;
-    let days = match words.next()?.trim_end_matches('s') {
-        "second" => 1.0 / 86_400.0,
-        "minute" => 1.0 / 1440.0,
-        "hour" => 1.0 / 24.0,
-        "day" => 1.0,
-        "week" => 7.0,
-        _ => return None,
-    };
-    words.next().is_none().then_some(number * days)
 }
 
 /// Checks that rows of `wanted` can be appended to a table.

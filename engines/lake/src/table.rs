@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use deltalake::kernel::Add;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use strait_common::engine::{Division, DivisionKind, Partition, Table, Version};
@@ -16,20 +17,12 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::disk::Disk;
 use crate::durable::DurableStore;
+use crate::features;
 use crate::partition_values;
 use crate::types::Mapping;
 
 /// The directory of a table's log.
 pub const LOG: &str = "_delta_log";
-
-/// Reader features that this engine reads correctly.
-const READER_FEATURES: &[&str] = &[
-    "timestampNtz",
-    "v2Checkpoint",
-    "vacuumProtocolCheck",
-    "columnMapping",
-    "deletionVectors",
-];
 
 /// A directory of databases, each a directory of Delta tables.
 #[derive(Clone, Debug)]
@@ -177,6 +170,13 @@ impl Lake {
 }
 
 fn load_error(table: &TableName, version: Option<u64>, error: DeltaTableError) -> Error {
+    // The kernel refuses what it does not know with an error that has no name here.
+    if error.to_string().contains("nsupported") {
+        return Error::refused(format!(
+            "table {table} needs what this release does not support"
+        ))
+        .with_source(error);
+    }
     match version {
         Some(version) => Error::moved(format!(
             "version {version} of table {table} cannot be read any more"
@@ -205,7 +205,7 @@ fn directories(path: &Path) -> Result<Vec<String>> {
 impl Opened {
     fn new(table: &TableName, directory: PathBuf, delta: DeltaTable) -> Result<Opened> {
         let snapshot = delta.snapshot().or_error(Kind::Corrupt, table)?.snapshot();
-        check_features(snapshot).with_context(|| format!("table {table}"))?;
+        features::check_readable(snapshot).with_context(|| format!("table {table}"))?;
         let mapping = Mapping::from_stored(&snapshot.arrow_schema())
             .with_context(|| format!("table {table}"))?;
         let partition_columns = snapshot
@@ -385,31 +385,42 @@ pub fn check_add(opened: &Opened, add: &Add) -> Result<()> {
     Ok(())
 }
 
-fn check_features(snapshot: &deltalake::kernel::EagerSnapshot) -> Result<()> {
-    let configuration = snapshot.metadata().configuration();
-    if let Some(mode) = configuration.get("delta.columnMapping.mode")
-        && mode != "none"
-    {
-        return Err(Error::refused(format!(
-            "column mapping ({mode}) is not supported"
-        )));
+/// Checks that a file of this schema can be added: the crate adds any, and readers find rows that no column can hold.
+///
+/// # Errors
+/// `Schema`, naming the column, if it is not the table's.
+pub fn check_columns(opened: &Opened, file: &SchemaRef) -> Result<()> {
+    let divides = |name: &String| opened.partition_columns.contains(name);
+    let stored = opened.mapping.stored();
+    for field in file.fields() {
+        let name = field.name();
+        let wrong = |what: String| Err(Error::schema(format!("column {name}: {what}")));
+        match stored.field_with_name(name) {
+            _ if divides(name) => {
+                return wrong("it is in the file, and the table is divided by it".to_owned());
+            }
+            Err(_) => return wrong("the table has no such column any more".to_owned()),
+            Ok(found) if !found.data_type().equals_datatype(field.data_type()) => {
+                return wrong(format!(
+                    "{} in the file, {} in the table",
+                    field.data_type(),
+                    found.data_type()
+                ));
+            }
+            Ok(found) if field.is_nullable() && !found.is_nullable() => {
+                return wrong("may be null in the file, must not be in the table".to_owned());
+            }
+            Ok(_) => {}
+        }
     }
-    if configuration
-        .get("delta.enableDeletionVectors")
-        .is_some_and(|value| value == "true")
-    {
-        return Err(Error::refused(
-            "deletion vectors (delta.enableDeletionVectors) are not supported",
-        ));
-    }
-    let protocol = snapshot.protocol();
-    let features = protocol
-        .reader_features()
-        .map(|features| features.iter().map(ToString::to_string).collect::<Vec<_>>());
-    for feature in features.unwrap_or_default() {
-        if !READER_FEATURES.contains(&feature.as_str()) {
-            return Err(Error::refused(format!(
-                "the table needs the reader feature {feature}, which is not supported"
+    for field in stored.fields() {
+        if !field.is_nullable()
+            && !divides(field.name())
+            && file.field_with_name(field.name()).is_err()
+        {
+            return Err(Error::schema(format!(
+                "column {}: not in the file, must not be null in the table",
+                field.name()
             )));
         }
     }
