@@ -38,7 +38,7 @@ use crate::features;
 use crate::ledger::{Entry, Event, Ledger, LedgerFile, Published, PublishedFile};
 use crate::partition_values::column_of;
 use crate::stage::{FileWriter, Stage, StageRecord, StagedFile, to_hex};
-use crate::table::{Lake, Opened, check_add, directory_name};
+use crate::table::{LOG, Lake, Opened, check_add, directory_name};
 use crate::types::Mapping;
 
 /// Partitions that may wait for a commit, and that go into one.
@@ -206,13 +206,13 @@ fn move_back(
 }
 
 impl Shared {
-    /// Fails when a newer attempt exists. Cheap while nobody commits: then the next entry of the log is not there.
+    /// Fails when a newer attempt exists. Cheap while nobody commits: then the next entry of the log is not there. (That it is there no
+    /// more shows in the entry before it: a log is cleaned up from its oldest end.)
     async fn check_fence(&self) -> Result<()> {
-        let next = self.directory.join("_delta_log").join(format!(
-            "{:020}.json",
-            self.seen.load(Ordering::Acquire) + 1
-        ));
-        if !next.exists() {
+        let log = self.directory.join(LOG);
+        let there = |version: u64| log.join(format!("{version:020}.json")).exists();
+        let seen = self.seen.load(Ordering::Acquire);
+        if !there(seen + 1) && there(seen) {
             return Ok(());
         }
         let opened = self.lake.open(&self.table, None).await?;
@@ -643,6 +643,7 @@ impl PartitionWriter for Writer {
 
 impl Writer {
     async fn do_append(&mut self, records: RecordBatch) -> Result<()> {
+        self.shared.check_fence().await?;
         if records.num_rows() == 0 {
             return Ok(());
         }
