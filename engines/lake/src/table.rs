@@ -52,7 +52,7 @@ pub struct Opened {
 /// An active file of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFile {
-    /// Relative to the table's directory, decoded.
+    /// Decoded; relative to the table's directory, or absolute.
     pub path: String,
     /// In bytes.
     pub size: u64,
@@ -294,7 +294,7 @@ impl Opened {
         let snapshot = self.delta.snapshot().or_error(Kind::Corrupt, "snapshot")?;
         let mut files: BTreeMap<PartitionKey, Vec<DataFile>> = BTreeMap::new();
         for file in snapshot.log_data().iter() {
-            let path = file.path().into_owned();
+            let path = local_path(&file.path())?;
             if file.deletion_vector_descriptor().is_some() {
                 return Err(Error::refused(format!(
                     "file {path} has a deletion vector, which is not supported; rewrite the table without"
@@ -340,6 +340,29 @@ impl Opened {
             version: version_of(files),
             pin: self.version().to_string(),
         }
+    }
+}
+
+/// Where a file is: the log has paths relative to the table's directory, absolute ones and URLs.
+///
+/// # Errors
+/// `Refused` for a URL of another place than this disk.
+fn local_path(path: &str) -> Result<String> {
+    let remote = || Error::refused(format!("file {path} is not on this disk"));
+    if let Some(rest) = path.strip_prefix("file:") {
+        let rest = match rest.strip_prefix("//") {
+            Some(rest) => rest.strip_prefix("localhost").unwrap_or(rest),
+            None => rest,
+        };
+        return if rest.starts_with('/') {
+            Ok(rest.to_owned())
+        } else {
+            Err(remote())
+        };
+    }
+    match path.split_once("://") {
+        Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => Err(remote()),
+        _ => Ok(path.to_owned()),
     }
 }
 
