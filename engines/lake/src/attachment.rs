@@ -38,7 +38,7 @@ use crate::features;
 use crate::ledger::{Entry, Event, Ledger, LedgerFile, Published, PublishedFile};
 use crate::partition_values::column_of;
 use crate::stage::{FileWriter, Stage, StageRecord, StagedFile, to_hex};
-use crate::table::{LOG, Lake, Opened, check_add, directory_name};
+use crate::table::{LOG, Lake, Opened, check_add, check_columns, directory_name};
 use crate::types::Mapping;
 
 /// Partitions that may wait for a commit, and that go into one.
@@ -268,13 +268,19 @@ impl Shared {
             self.directory.clone(),
             Arc::clone(&self.kept),
         );
+        let staged: Vec<String> = group
+            .iter()
+            .flat_map(|(_, files)| files.iter().map(|file| file.name.clone()))
+            .collect();
         // A fenced attempt must not move anything: the newer one may be looking at the stage.
         self.check_fence().await?;
-        self.cpu
+        let schemas = self
+            .cpu
             .run(move || {
+                let schemas = stage.schemas(&staged)?;
                 file.write(&disk, &entry)?;
                 let Event::Publish(partitions) = &entry.event else {
-                    return Ok(());
+                    return Ok(schemas);
                 };
                 // A directory that is there may have been made by an attempt that died before it was durable.
                 let mut unsynced = BTreeSet::new();
@@ -298,10 +304,13 @@ impl Shared {
                     .iter()
                     .try_for_each(|directory| disk.sync_directory(directory))?;
                 lock(&kept).extend(below);
-                Ok(())
+                Ok(schemas)
             })
             .await?;
         let make = |opened: &Opened| {
+            for (file, schema) in &schemas {
+                check_columns(opened, schema).with_context(|| format!("staged file {file}"))?;
+            }
             let mut actions = Vec::new();
             let mut replaces = false;
             for (published, files) in group {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -161,6 +162,24 @@ impl Stage {
             "{:032x}.{epoch}.json",
             xxh3_128(key.to_string().as_bytes())
         ))
+    }
+
+    /// The schemas of these files, each once, with a file that has it.
+    ///
+    /// # Errors
+    /// `Corrupt` if a file is no whole Parquet file.
+    pub fn schemas(&self, names: &[String]) -> Result<Vec<(String, SchemaRef)>> {
+        let mut schemas: Vec<(String, SchemaRef)> = Vec::new();
+        for name in names {
+            let context = || format!("staged file {name}");
+            let file = File::open(self.path(name)).or_error(Kind::Unavailable, context())?;
+            let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
+            let metadata = metadata.or_error(Kind::Corrupt, context())?;
+            if schemas.iter().all(|(_, known)| known != metadata.schema()) {
+                schemas.push((name.clone(), Arc::clone(metadata.schema())));
+            }
+        }
+        Ok(schemas)
     }
 
     /// Makes a position durable. Its files are durable already.
