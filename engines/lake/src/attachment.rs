@@ -39,7 +39,7 @@ use crate::ledger::{Entry, Event, Ledger, LedgerFile, Published, PublishedFile};
 use crate::partition_values::column_of;
 use crate::stage::{FileWriter, Stage, StageRecord, StagedFile, to_hex};
 use crate::table::{LOG, Lake, Opened, check_add, check_columns, directory_name};
-use crate::types::Mapping;
+use crate::types::{Mapping, same_type};
 
 /// Partitions that may wait for a commit, and that go into one.
 const GROUP_MAX: usize = 1000;
@@ -763,7 +763,7 @@ fn check_schema(table: &Mapping, records: &RecordBatch) -> Result<Mapping> {
                 field.name()
             ))
         })?;
-        if found.data_type() != field.data_type() {
+        if !same_type(found.data_type(), field.data_type()) {
             let (theirs, ours) = (field.data_type(), found.data_type());
             return Err(Error::schema(format!(
                 "column {}: {theirs} at the source, {ours} at the sink",

@@ -23,7 +23,7 @@ use crate::ledger::{Entry, Event, Ledger, LedgerFile};
 use crate::partition_values;
 use crate::stage::{Stage, writer_bytes};
 use crate::table::{LOG, Lake, Opened};
-use crate::types::{Mapping, ORIGINAL};
+use crate::types::{Mapping, ORIGINAL, same_type};
 
 /// A table checkpoint every so many commits.
 const CHECKPOINT_INTERVAL: &str = "20";
@@ -313,7 +313,7 @@ fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
                 field.name(),
                 field.data_type()
             )),
-            Ok(found) if found.data_type() != field.data_type() => {
+            Ok(found) if !same_type(found.data_type(), field.data_type()) => {
                 lines.push(format!(
                     "  {}: {} at the source, {} at the sink",
                     field.name(),

@@ -19,7 +19,7 @@ use crate::disk::Disk;
 use crate::durable::DurableStore;
 use crate::features;
 use crate::partition_values;
-use crate::types::Mapping;
+use crate::types::{Mapping, same_type};
 
 /// The directory of a table's log.
 pub const LOG: &str = "_delta_log";
@@ -423,7 +423,7 @@ pub fn check_columns(opened: &Opened, file: &SchemaRef) -> Result<()> {
                 return wrong("it is in the file, and the table is divided by it".to_owned());
             }
             Err(_) => return wrong("the table has no such column any more".to_owned()),
-            Ok(found) if !found.data_type().equals_datatype(field.data_type()) => {
+            Ok(found) if !same_type(found.data_type(), field.data_type()) => {
                 return wrong(format!(
                     "{} in the file, {} in the table",
                     field.data_type(),

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{
+    Array, ArrayRef, Float64Builder, Int64Array, Int64Builder, LargeListBuilder, ListBuilder,
+    MapBuilder, RecordBatch, StringArray, StringBuilder, StructArray, UInt64Builder,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use strait_common::digest::{Digest, DigestId, digest};
@@ -73,6 +76,16 @@ impl Keyed {
     }
 
     async fn copy(&self, store: &Store, keys: &[PartitionKey]) -> Result<()> {
+        let rows = (0..).step_by(10).zip(keys);
+        let rows = rows.map(|(first, key)| (key.clone(), self.rows(key, first)));
+        self.copy_rows(store, rows.collect()).await
+    }
+
+    async fn copy_rows(
+        &self,
+        store: &Store,
+        partitions: Vec<(PartitionKey, RecordBatch)>,
+    ) -> Result<()> {
         let name = &self.table.name;
         store.sink.prepare(name, &self.table, false).await?;
         let claim = Claim {
@@ -83,8 +96,7 @@ impl Keyed {
             taken_at: 0,
         };
         let attachment = store.sink.attach(&claim).await?;
-        for (first, key) in (0..).step_by(10).zip(keys) {
-            let rows = self.rows(key, first);
+        for (key, rows) in partitions {
             let partition = Partition {
                 key: key.clone(),
                 rows: Some(3),
@@ -360,6 +372,73 @@ async fn an_empty_string_is_refused_with_its_column() {
         .map(|(partition, _)| partition.key)
         .collect();
     assert_eq!(read, keys[..1]);
+}
+
+/// Other columns than those that divide the table go through the same checks, whatever is nested in them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn nested_columns_come_back() {
+    let mut list = ListBuilder::new(Int64Builder::new());
+    let mut large = LargeListBuilder::new(UInt64Builder::new());
+    let mut map = MapBuilder::new(None, StringBuilder::new(), Float64Builder::new());
+    for row in 0..3_i64 {
+        list.append_value([Some(row), None]);
+        large.append_value([Some(u64::MAX), None]);
+        map.keys().append_value("k");
+        map.values().append_value(0.5);
+        map.append(row != 1).unwrap();
+    }
+    let list: ArrayRef = Arc::new(list.finish());
+    let map: ArrayRef = Arc::new(map.finish());
+    let inner = Arc::new(Field::new("inner", list.data_type().clone(), true));
+    let structure: ArrayRef = Arc::new(StructArray::from(vec![(inner, Arc::clone(&list))]));
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["IBM"; 3]));
+    let rows = [
+        ("k", text),
+        ("list", list),
+        ("large", Arc::new(large.finish())),
+        ("map", map),
+        ("struct", structure),
+    ];
+    let rows = RecordBatch::try_from_iter_with_nullable(
+        rows.into_iter().map(|(name, column)| (name, column, true)),
+    )
+    .unwrap();
+    let mut keyed = Keyed::new("nested", &[("k", DataType::Utf8)]);
+    keyed.table.schema = rows.schema();
+    let key = keyed.key(&[Cell::Value(string("IBM"))]);
+    let world = World::new();
+    let store = world.process().await;
+    keyed
+        .copy_rows(&store, vec![(key, rows.clone())])
+        .await
+        .unwrap();
+    let read = read_all(&store, &keyed.table.name).await.unwrap();
+    let read = read.iter().flat_map(|(_, batches)| batches);
+    let read = read.map(|batch| digest(batch).unwrap());
+    assert_eq!(
+        read.fold(Digest::default(), Digest::plus),
+        digest(&rows).unwrap()
+    );
+    // And again: what is there must be found to fit.
+    let prepared = store.sink.prepare(&keyed.table.name, &keyed.table, false);
+    assert_eq!(prepared.await.unwrap().created, [""; 0]);
+    // Names within a struct mean something.
+    let mut fields: Vec<Field> = keyed
+        .schema()
+        .fields()
+        .iter()
+        .map(|f| (**f).clone())
+        .collect();
+    let DataType::Struct(inner) = fields.pop().unwrap().data_type().clone() else {
+        panic!("the last column is a struct");
+    };
+    let renamed = inner[0].as_ref().clone().with_name("other");
+    let other = DataType::Struct(vec![renamed].into());
+    fields.push(Field::new("struct", other, true));
+    keyed.table.schema = Arc::new(Schema::new(fields));
+    let prepared = store.sink.prepare(&keyed.table.name, &keyed.table, false);
+    let error = prepared.await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Schema, "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
