@@ -12,7 +12,7 @@
 //!
 //! Partitions that finish while a commit is under way go together into the next one.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,11 +34,12 @@ use tokio::task::JoinSet;
 
 use crate::commit::{Change, check_epoch, commit};
 use crate::disk::Step;
+use crate::features;
 use crate::ledger::{Entry, Event, Ledger, LedgerFile, Published, PublishedFile};
 use crate::partition_values::column_of;
 use crate::stage::{FileWriter, Stage, StageRecord, StagedFile, to_hex};
-use crate::table::{Lake, Opened, check_add, directory_name};
-use crate::types::Mapping;
+use crate::table::{LOG, Lake, Opened, check_add, check_columns, directory_name};
+use crate::types::{Mapping, same_type};
 
 /// Partitions that may wait for a commit, and that go into one.
 const GROUP_MAX: usize = 1000;
@@ -53,6 +54,7 @@ struct Shared {
     run: RunId,
     epoch: Epoch,
     mapping: Mapping,
+    append_only: bool,
     stage: Stage,
     /// This run's receipts: as of the attach, and what this attempt has published since. Nobody else can add to them while the
     /// epoch is ours.
@@ -62,6 +64,8 @@ struct Shared {
     /// Positions as of the attach, and of this attempt since.
     records: Mutex<BTreeMap<PartitionKey, StageRecord>>,
     open: Mutex<HashSet<PartitionKey>>,
+    /// Directories of partitions that this attempt has made durable in those above them.
+    kept: Arc<Mutex<HashSet<PathBuf>>>,
     /// The newest version of the log in which our epoch was seen as the highest.
     seen: AtomicU64,
     /// This attempt has ended its claim, or is about to. No other object writes with its epoch, so this needs no place in the store.
@@ -139,7 +143,6 @@ impl LakeAttachment {
             .collect();
         let records = cpu
             .run(move || {
-                tidied.create()?;
                 for (file, entry) in ledger.pending {
                     let Some(entry) = entry else {
                         // Torn: it never counted, and nothing was moved before it was durable. Whose it is its path says.
@@ -171,6 +174,7 @@ impl LakeAttachment {
             run,
             epoch,
             mapping: opened.mapping.clone(),
+            append_only: features::append_only(&opened)?,
             stage,
             committed: Mutex::new(committed),
             earlier,
@@ -181,6 +185,7 @@ impl LakeAttachment {
                     .collect(),
             ),
             open: Mutex::default(),
+            kept: Arc::default(),
             seen: AtomicU64::new(opened.version()),
             ended: AtomicBool::new(false),
             lake,
@@ -205,14 +210,7 @@ fn move_back(
 ) -> Result<()> {
     let files = partitions.iter().flat_map(|published| &published.files);
     for file in files.filter(|file| !committed.contains(&file.path)) {
-        let (place, staged) = (table.join(&file.path), stage.path(&file.staged));
-        match std::fs::rename(&place, &staged) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error)
-                    .or_error(Kind::Unavailable, format!("move {} back", place.display()));
-            }
-            _ => {}
-        }
+        stage.take_back(&table.join(&file.path), &file.staged)?;
     }
     stage.sync()
 }
@@ -229,13 +227,13 @@ impl Shared {
         self.check_overtaken().await
     }
 
-    /// Fails when a newer attempt exists. Cheap while nobody commits: then the next entry of the log is not there.
+    /// Fails when a newer attempt exists. Cheap while nobody commits: then the next entry of the log is not there. (That it is there no
+    /// more shows in the entry before it: a log is cleaned up from its oldest end.)
     async fn check_overtaken(&self) -> Result<()> {
-        let next = self.directory.join("_delta_log").join(format!(
-            "{:020}.json",
-            self.seen.load(Ordering::Acquire) + 1
-        ));
-        if !next.exists() {
+        let log = self.directory.join(LOG);
+        let there = |version: u64| log.join(format!("{version:020}.json")).exists();
+        let seen = self.seen.load(Ordering::Acquire);
+        if !there(seen + 1) && there(seen) {
             return Ok(());
         }
         let opened = self.lake.open(&self.table, None).await?;
@@ -260,6 +258,18 @@ impl Shared {
         self.lake.disk().step(Step::Return)
     }
 
+    /// Fails where rows of the table must never go.
+    fn removable(&self) -> Result<()> {
+        if self.append_only {
+            return Err(Error::refused(format!(
+                "table {}: {}",
+                self.table,
+                features::APPEND_ONLY
+            )));
+        }
+        Ok(())
+    }
+
     async fn publish(&self, group: &[(Published, Vec<StagedFile>)]) -> Result<()> {
         let entry = Entry::new(
             self.run,
@@ -272,35 +282,56 @@ impl Shared {
             ),
         );
         let ledger = LedgerFile::new(&self.directory, self.run);
-        let (file, disk, stage, directory) = (
+        let (file, disk, stage, directory, kept) = (
             ledger.clone(),
             self.lake.disk().clone(),
             self.stage.clone(),
             self.directory.clone(),
+            Arc::clone(&self.kept),
         );
+        let staged: Vec<String> = group
+            .iter()
+            .flat_map(|(_, files)| files.iter().map(|file| file.name.clone()))
+            .collect();
         // A fenced attempt must not move anything: the newer one may be looking at the stage.
         self.check_fence().await?;
-        self.cpu
+        let schemas = self
+            .cpu
             .run(move || {
+                let schemas = stage.schemas(&staged)?;
                 file.write(&disk, &entry)?;
                 let Event::Publish(partitions) = &entry.event else {
-                    return Ok(());
+                    return Ok(schemas);
                 };
-                let mut directories = HashSet::new();
+                // A directory that is there may have been made by an attempt that died before it was durable.
+                let mut unsynced = BTreeSet::new();
+                let mut below = Vec::new();
                 for file in partitions.iter().flat_map(|published| &published.files) {
                     let place = directory.join(&file.path);
-                    if let Some(parent) = place.parent() {
-                        disk.create_directories(parent)?;
-                        directories.insert(parent.to_owned());
+                    let parent = place
+                        .parent()
+                        .ok_or_else(|| Error::internal("a file without a directory"))?;
+                    disk.make_directories(parent)?;
+                    unsynced.insert(parent.to_owned());
+                    for made in parent.ancestors().take_while(|made| *made != directory) {
+                        if !lock(&kept).contains(made) {
+                            unsynced.extend(made.parent().map(Path::to_owned));
+                            below.push(made.to_owned());
+                        }
                     }
                     disk.rename(&stage.path(&file.staged), &place)?;
                 }
-                directories
+                unsynced
                     .iter()
-                    .try_for_each(|directory| disk.sync_directory(directory))
+                    .try_for_each(|directory| disk.sync_directory(directory))?;
+                lock(&kept).extend(below);
+                Ok(schemas)
             })
             .await?;
         let make = |opened: &Opened| {
+            for (file, schema) in &schemas {
+                check_columns(opened, schema).with_context(|| format!("staged file {file}"))?;
+            }
             let mut actions = Vec::new();
             let mut replaces = false;
             for (published, files) in group {
@@ -328,7 +359,8 @@ impl Shared {
             }
             Ok(Change { actions, replaces })
         };
-        commit(&self.lake, &self.table, self.epoch, &ledger, make).await?;
+        let version = commit(&self.lake, &self.table, self.epoch, &ledger, make).await?;
+        self.seen.fetch_max(version, Ordering::AcqRel);
         {
             let mut committed = lock(&self.committed);
             committed.extend(
@@ -466,6 +498,9 @@ impl LakeAttachment {
         if let Some(receipt) = lock(&shared.committed).get(key) {
             return Ok(Begun::Already(receipt.clone()));
         }
+        if disposition == Disposition::Replace {
+            shared.removable()?;
+        }
         let values = values_of(shared, key)?;
         let base = match from {
             None => {
@@ -517,6 +552,7 @@ impl LakeAttachment {
         let ledger = LedgerFile::new(&shared.directory, shared.run);
         let entry = Entry::new(shared.run, shared.epoch, Event::Drop(key.clone()));
         shared.check_fence().await?;
+        shared.removable()?;
         let (file, disk) = (ledger.clone(), shared.lake.disk().clone());
         shared.cpu.run(move || file.write(&disk, &entry)).await?;
         let make = |opened: &Opened| {
@@ -639,6 +675,7 @@ impl PartitionWriter for Writer {
 
 impl Writer {
     async fn do_append(&mut self, records: RecordBatch) -> Result<()> {
+        self.shared.check_fence().await?;
         if records.num_rows() == 0 {
             return Ok(());
         }
@@ -749,7 +786,7 @@ fn check_schema(table: &Mapping, records: &RecordBatch) -> Result<Mapping> {
                 field.name()
             ))
         })?;
-        if found.data_type() != field.data_type() {
+        if !same_type(found.data_type(), field.data_type()) {
             let (theirs, ours) = (field.data_type(), found.data_type());
             return Err(Error::schema(format!(
                 "column {}: {theirs} at the source, {ours} at the sink",

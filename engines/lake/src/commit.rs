@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::DeltaTableError;
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
 use deltalake::kernel::{Action, Transaction};
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use strait_common::ids::{Epoch, TableName};
-use strait_common::{Error, Kind, OrError, Result};
+use strait_common::{Context, Error, Kind, OrError, Result};
 
+use crate::features;
 use crate::ledger::{EPOCH_ID, LedgerFile, epoch, transaction};
-use crate::table::{Lake, Opened};
+use crate::table::{LOG, Lake, Opened};
 
 /// Attempts of one commit before it is reported as temporary: foreign writers commit too.
 const TRIES_MAX: u32 = 30;
@@ -35,10 +37,19 @@ pub enum Condition {
     Holds(Epoch),
 }
 
-/// Tries one commit on this snapshot. `true` if it landed, `false` if somebody else committed in between and it did not.
+/// What became of a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// It is in the log, durably. The epoch was seen as the highest at this version of it, or at a later one.
+    Landed(u64),
+    /// Somebody else committed in between, and it did not.
+    Lost,
+}
+
+/// Tries one commit on this snapshot.
 ///
 /// # Errors
-/// `Unavailable` if it cannot be told whether it landed.
+/// `Unavailable` if it cannot be told whether it landed, or whether it would survive a power cut; `Refused` if the table forbids it.
 pub async fn try_commit(
     lake: &Lake,
     table: &TableName,
@@ -46,7 +57,13 @@ pub async fn try_commit(
     condition: Condition,
     ledger: &LedgerFile,
     change: Change,
-) -> Result<bool> {
+) -> Result<Tried> {
+    // The table may have been altered since the attach.
+    let context = || format!("table {table}");
+    features::check_writable(opened).with_context(context)?;
+    if change.replaces {
+        features::check_removable(opened).with_context(context)?;
+    }
     let number = match condition {
         Condition::Raises(Epoch(old)) => old + 1,
         Condition::Holds(Epoch(own)) => own,
@@ -80,11 +97,12 @@ pub async fn try_commit(
         .snapshot()
         .or_error(Kind::Corrupt, "snapshot")?;
     let commit = CommitBuilder::from(properties).with_actions(change.actions);
-    let Err(error) = commit
+    let committed = commit
         .build(Some(snapshot), opened.delta.log_store(), operation)
-        .await
-    else {
-        return Ok(true);
+        .await;
+    let error = match committed {
+        Ok(committed) => return Ok(Tried::Landed(committed.version())),
+        Err(error) => error,
     };
     // An error can follow a commit that landed: only the log knows.
     let reloaded = lake.open(table, None).await;
@@ -98,25 +116,47 @@ pub async fn try_commit(
         }
     };
     tracing::debug!(%table, %error, landed, "commit answered with an error");
-    if !landed && !is_conflict(&error) {
-        return Err(Error::unavailable(format!("table {table}: commit")).with_source(error));
+    if landed {
+        // The error may be that of the very sync which makes the entry's name durable.
+        let (disk, log) = (lake.disk().clone(), opened.directory.join(LOG));
+        let synced = tokio::task::spawn_blocking(move || disk.sync_directory(&log)).await;
+        synced
+            .or_error(Kind::Internal, "sync the log")?
+            .with_context(|| {
+                format!("table {table}: a commit landed, and may not survive a power cut")
+            })?;
+        return Ok(Tried::Landed(opened.version()));
     }
-    Ok(landed)
+    match &error {
+        error if is_conflict(error) => Ok(Tried::Lost),
+        DeltaTableError::Transaction {
+            source:
+                TransactionError::UnsupportedTableFeatures(_)
+                | TransactionError::TableFeaturesRequired(_)
+                | TransactionError::DeltaTableAppendOnly,
+        } => Err(Error::refused(format!("table {table}: commit")).with_source(error)),
+        _ => Err(Error::unavailable(format!("table {table}: commit")).with_source(error)),
+    }
 }
 
-fn is_conflict(error: &deltalake::DeltaTableError) -> bool {
-    use deltalake::DeltaTableError as E;
-    matches!(error, E::Transaction { .. } | E::VersionAlreadyExists(_))
-        || matches!(
-            error,
-            E::ObjectStore {
-                source: object_store::Error::AlreadyExists { .. }
-            }
-        )
+fn is_conflict(error: &DeltaTableError) -> bool {
+    use DeltaTableError as E;
+    use TransactionError as T;
+    match error {
+        E::VersionAlreadyExists(_) => true,
+        E::Transaction { source } => matches!(
+            source,
+            T::CommitConflict(_) | T::MaxCommitAttempts(_) | T::VersionAlreadyExists(_)
+        ),
+        E::ObjectStore { source } => {
+            matches!(source, object_store::Error::AlreadyExists { .. })
+        }
+        _ => false,
+    }
 }
 
 /// Commits in an attempt: sees its own epoch in a fresh snapshot, commits on that, and does so again when somebody else was
-/// faster. `make` makes the change for each snapshot.
+/// faster. `make` makes the change for each snapshot. Returns a version of the log at which the epoch was the highest.
 ///
 /// # Errors
 /// `Fenced` if a higher epoch was issued; `Unavailable` if it cannot be told whether it landed, or others are always faster.
@@ -126,14 +166,15 @@ pub async fn commit(
     own: Epoch,
     ledger: &LedgerFile,
     mut make: impl FnMut(&Opened) -> Result<Change>,
-) -> Result<()> {
+) -> Result<u64> {
     let mut wait = WAIT_FIRST;
     for _ in 0..TRIES_MAX {
         let opened = lake.open(table, None).await?;
         check_epoch(&opened, table, own).await?;
         let change = make(&opened)?;
-        if try_commit(lake, table, &opened, Condition::Holds(own), ledger, change).await? {
-            return Ok(());
+        let tried = try_commit(lake, table, &opened, Condition::Holds(own), ledger, change);
+        if let Tried::Landed(version) = tried.await? {
+            return Ok(version);
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(WAIT_MOST);

@@ -26,10 +26,22 @@ pub enum Step<'a> {
     Write(&'a Path),
     /// Content of a file becomes durable.
     Sync(&'a Path),
+    /// A directory is made.
+    MakeDirectory(&'a Path),
     /// A file gets its name, which must be free.
-    Link(&'a Path),
+    Link {
+        /// The name that it has now.
+        from: &'a Path,
+        /// The name that it gets.
+        to: &'a Path,
+    },
     /// A file gets its name, replacing what had it.
-    Rename(&'a Path),
+    Rename {
+        /// The name that it has now, and loses.
+        from: &'a Path,
+        /// The name that it gets.
+        to: &'a Path,
+    },
     /// Names in a directory become durable.
     SyncDirectory(&'a Path),
     /// A file is removed.
@@ -82,16 +94,18 @@ impl Disk {
         result.or_error(Kind::Unavailable, context("sync directory", path))
     }
 
-    /// Makes a directory and those above it that are missing, each durable in its parent.
+    /// Makes a directory and those above it that are missing, and says which; none of them is durable.
     ///
     /// # Errors
     /// `Unavailable` if the disk fails.
-    pub fn create_directories(&self, path: &Path) -> Result<()> {
-        let missing: Vec<&Path> = path
+    pub fn make_directories<'a>(&self, path: &'a Path) -> Result<Vec<&'a Path>> {
+        let mut missing: Vec<&Path> = path
             .ancestors()
             .take_while(|ancestor| !ancestor.exists())
             .collect();
-        for directory in missing.into_iter().rev() {
+        missing.reverse();
+        for directory in &missing {
+            self.step(Step::MakeDirectory(directory))?;
             match fs::create_dir(directory) {
                 Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                     return Err(error)
@@ -99,11 +113,31 @@ impl Disk {
                 }
                 _ => {}
             }
-            if let Some(parent) = directory.parent() {
-                self.sync_directory(parent)?;
-            }
         }
-        Ok(())
+        Ok(missing)
+    }
+
+    /// Makes a directory and those above it that are missing, each durable in its parent. One that is there is taken to be durable: whoever cannot
+    /// know that keeps it.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn create_directories(&self, path: &Path) -> Result<()> {
+        let made = self.make_directories(path)?;
+        made.iter()
+            .try_for_each(|directory| self.sync_parent(directory))
+    }
+
+    /// Makes a directory below `base`, and those between, and makes all of them durable: those that are there too, since whoever made them may
+    /// have died before they were.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn keep_directories(&self, base: &Path, path: &Path) -> Result<()> {
+        self.make_directories(path)?;
+        path.ancestors()
+            .take_while(|ancestor| *ancestor != base)
+            .try_for_each(|directory| self.sync_parent(directory))
     }
 
     /// Writes a new file durably under a name that must be free. `false` if it is not.
@@ -112,7 +146,10 @@ impl Disk {
     /// `Unavailable` if the disk fails.
     pub fn create(&self, path: &Path, content: &[u8]) -> Result<bool> {
         let draft = self.draft(path, content)?;
-        self.step(Step::Link(path))?;
+        self.step(Step::Link {
+            from: &draft,
+            to: path,
+        })?;
         let linked = fs::hard_link(&draft, path);
         let removed = fs::remove_file(&draft);
         match linked {
@@ -140,8 +177,19 @@ impl Disk {
     /// # Errors
     /// `Unavailable` if the disk fails.
     pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.step(Step::Rename(to))?;
+        self.step(Step::Rename { from, to })?;
         fs::rename(from, to).or_error(Kind::Unavailable, context("rename", to))
+    }
+
+    /// The same for a file that may be gone.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn rename_if_there(&self, from: &Path, to: &Path) -> Result<()> {
+        if from.exists() {
+            self.rename(from, to)?;
+        }
+        Ok(())
     }
 
     /// Removes a file, if it is there.
@@ -171,11 +219,11 @@ impl Disk {
         let mut draft = path.as_os_str().to_owned();
         draft.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
         let draft = PathBuf::from(draft);
-        self.step(Step::Write(path))?;
+        self.step(Step::Write(&draft))?;
         let written =
             File::create(&draft).and_then(|mut file| file.write_all(content).map(|()| file));
         let file = written.or_error(Kind::Unavailable, context("write", path))?;
-        self.sync(&file, path)?;
+        self.sync(&file, &draft)?;
         Ok(draft)
     }
 }

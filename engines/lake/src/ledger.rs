@@ -15,7 +15,7 @@
 //! Every commit also carries `txn { "strait/epoch", N }` with its own epoch. Delta refuses a commit if one since its snapshot has written
 //! the same application id, so a commit that saw its own epoch as the highest lands only while that is still so: this is the fence.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,8 @@ use strait_common::{Context, Error, Kind, OrError, Result};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::disk::Disk;
-use crate::table::Opened;
+use crate::table::{LOG, Opened};
+use crate::transactions::application_ids;
 
 /// The application id of the epoch.
 pub const EPOCH_ID: &str = "strait/epoch";
@@ -188,18 +189,27 @@ impl Ledger {
         if epoch.0 == 0 {
             return Ok(ledger);
         }
-        for file in files(&opened.directory)? {
-            let name = file.path.display().to_string();
-            let bytes = fs::read(&file.path)
-                .or_error(Kind::Unavailable, format!("read ledger file {name}"))?;
-            let entry = Entry::from_bytes(&bytes);
-            if transaction(opened, &file.app_id).await?.is_some() {
+        let (directory, version) = (opened.directory.clone(), opened.version());
+        let read = tokio::task::spawn_blocking(move || read(&directory, version)).await;
+        let (files, mut committed) = read.or_error(Kind::Internal, "read the ledger")??;
+        for (file, entry) in files {
+            if committed.remove(&file.app_id) || transaction(opened, &file.app_id).await?.is_some()
+            {
+                let name = file.path.display();
                 ledger.entries.push(
                     entry.with_context(|| format!("ledger file {name}, which is committed"))?,
                 );
             } else {
                 ledger.pending.push((file, entry.ok()));
             }
+        }
+        // What is left has no file. Without it nobody can tell which partitions are there, and guessing doubles rows.
+        let lost = |id: &&String| id.starts_with("strait/") && *id != EPOCH_ID;
+        if let Some(id) = committed.iter().find(lost) {
+            return Err(Error::corrupt(format!(
+                "ledger file {DIRECTORY}/{}.json is committed and missing; put the table's directory {DIRECTORY} back as it was",
+                id.trim_start_matches("strait/")
+            )));
         }
         // Within an epoch: the attach, then what was published, then the end.
         let rank = |event: &Event| match event {
@@ -300,6 +310,27 @@ pub async fn transaction(opened: &Opened, app_id: &str) -> Result<Option<i64>> {
     let log = opened.delta.log_store();
     let version = snapshot.transaction_version(log.as_ref(), app_id).await;
     version.or_error(Kind::Unavailable, format!("look transaction {app_id} up"))
+}
+
+/// Ledger files, with what each says.
+type Files = Vec<(LedgerFile, Result<Entry>)>;
+
+/// The ledger files of a table with what they say, and application ids that are in its log up to this version.
+fn read(table: &Path, version: u64) -> Result<(Files, HashSet<String>)> {
+    let committed = application_ids(&table.join(LOG), version)?;
+    let mut read = Vec::new();
+    for file in files(table)? {
+        let bytes = match fs::read(&file.path) {
+            // One that does not count, whose owner has meanwhile removed it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            bytes => bytes.or_error(
+                Kind::Unavailable,
+                format!("read ledger file {}", file.path.display()),
+            )?,
+        };
+        read.push((file, Entry::from_bytes(&bytes)));
+    }
+    Ok((read, committed))
 }
 
 /// All ledger files of a table, whether they count or not.

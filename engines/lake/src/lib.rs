@@ -4,12 +4,13 @@
 //! pandas and ClickHouse read too.
 //!
 //! Read [`ledger`] for what makes a row of this lake count exactly once, [`attachment`] and [`commit`] for how it is written, [`disk`] and [`durable`]
-//! for what survives a power cut, [`table`], [`types`] and [`partition_values`] for what Delta is made to say, [`read`] for reading in bounded memory.
+//! for what survives a power cut, [`table`], [`features`], [`types`] and [`partition_values`] for what Delta is made to say, [`read`] for reading in bounded memory.
 
 pub mod attachment;
 pub mod commit;
 pub mod disk;
 pub mod durable;
+pub mod features;
 pub mod ledger;
 pub mod partition_values;
 pub mod read;
@@ -17,6 +18,7 @@ pub mod sink;
 pub mod source;
 pub mod stage;
 pub mod table;
+pub mod transactions;
 pub mod types;
 
 use std::path::PathBuf;

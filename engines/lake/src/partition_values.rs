@@ -167,6 +167,22 @@ pub fn cell_of(column: &ArrayRef, row: usize) -> Result<Cell> {
     }))
 }
 
+/// Checks that a column of this type can divide a table of the lake.
+///
+/// # Errors
+/// `Refused` if it cannot; `Schema` if the lake cannot hold it at all.
+pub fn check_type(original: &DataType) -> Result<()> {
+    let stored = stored_type(original)?;
+    let divides = stored.is_numeric() || stored.is_temporal();
+    let divides = divides || matches!(stored, DataType::Boolean | DataType::Utf8);
+    if divides && !matches!(original, DataType::Duration(_)) {
+        return Ok(());
+    }
+    Err(Error::refused(format!(
+        "a column of type {original} cannot divide a table of the lake"
+    )))
+}
+
 /// What Delta's log holds for a cell of a column whose users' type is `original`. `None` is null.
 ///
 /// # Errors

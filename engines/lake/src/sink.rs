@@ -16,18 +16,17 @@ use strait_common::ids::{Epoch, TableName};
 use strait_common::{Context, Error, Kind, OrError, Result};
 
 use crate::attachment::{Found, LakeAttachment};
-use crate::commit::{ATTACH_TRIES_MAX, Change, Condition, pause, try_commit};
+use crate::commit::{ATTACH_TRIES_MAX, Change, Condition, Tried, pause, try_commit};
 use crate::disk::Step;
+use crate::features::check_writable;
 use crate::ledger::{Entry, Event, Ledger, LedgerFile};
 use crate::partition_values;
-use crate::stage::writer_bytes;
-use crate::table::{Lake, Opened};
-use crate::types::{Mapping, ORIGINAL};
+use crate::stage::{Stage, writer_bytes};
+use crate::table::{LOG, Lake, Opened};
+use crate::types::{Mapping, ORIGINAL, same_type};
 
 /// A table checkpoint every so many commits.
 const CHECKPOINT_INTERVAL: &str = "20";
-/// The least that a table's transaction retention must be, in days: the ledger needs its transactions.
-const RETENTION_DAYS_MIN: f64 = 90.0;
 
 /// Receives into the tables of a lake.
 #[derive(Clone, Debug)]
@@ -44,10 +43,13 @@ impl LakeSink {
 
     async fn create(&self, table: &TableName, wanted: &Table) -> Result<()> {
         let mapping = Mapping::of(&wanted.schema)?;
-        let directory = self.lake.directory(table);
+        let (root, log) = (
+            self.lake.root().to_owned(),
+            self.lake.directory(table).join(LOG),
+        );
         let disk = self.lake.disk().clone();
         self.cpu
-            .run(move || disk.create_directories(&directory.join("_delta_log")))
+            .run(move || disk.keep_directories(&root, &log))
             .await?;
         let columns: StructType = mapping
             .stored()
@@ -140,9 +142,10 @@ impl Sink for LakeSink {
                 .schema
                 .field_with_name(&division.column)
                 .or_error(Kind::Schema, table)?;
-            // Types that no partition value can have are found before any row moves.
-            let null = strait_common::key::Cell::Null;
-            partition_values::to_text(&null, field.data_type()).with_context(context)?;
+            // What no partition value can be is found before any row moves.
+            partition_values::check_type(field.data_type())
+                .with_context(|| format!("column {}", division.column))
+                .with_context(context)?;
         }
         let mut prepared = Prepared::default();
         if self.lake.exists(table) {
@@ -172,6 +175,7 @@ impl Sink for LakeSink {
         prepared.created.push(format!("table {table}"));
         if !dry_run {
             self.create(table, wanted).await.with_context(context)?;
+            self.lake.disk().step(Step::Return)?;
         }
         Ok(prepared)
     }
@@ -187,21 +191,23 @@ impl Sink for LakeSink {
             let file = LedgerFile::new(&opened.directory, claim.run);
             let entry = Entry::new(claim.run, epoch, Event::Attach(claim.clone()));
             let (written, disk) = (file.clone(), self.lake.disk().clone());
-            self.cpu.run(move || written.write(&disk, &entry)).await?;
+            let (stage, directory) = (
+                Stage::new(&opened.directory, claim.run, disk.clone()),
+                opened.directory.clone(),
+            );
+            self.cpu
+                .run(move || {
+                    stage.create(&directory)?;
+                    written.write(&disk, &entry)
+                })
+                .await?;
             let change = Change {
                 actions: Vec::new(),
                 replaces: false,
             };
-            if try_commit(
-                &self.lake,
-                table,
-                &opened,
-                Condition::Raises(ledger.epoch),
-                &file,
-                change,
-            )
-            .await?
-            {
+            let raises = Condition::Raises(ledger.epoch);
+            let tried = try_commit(&self.lake, table, &opened, raises, &file, change).await?;
+            if let Tried::Landed(_) = tried {
                 // The ledger as of the new epoch: nothing of a lower one can be added to it any more.
                 let opened = self.lake.open(table, None).await?;
                 let ledger = Ledger::load(&opened).await?;
@@ -277,44 +283,6 @@ fn check_claim(ledger: &Ledger, claim: &Claim) -> Result<()> {
     Ok(())
 }
 
-fn check_writable(opened: &Opened) -> Result<()> {
-    let snapshot = opened
-        .delta
-        .snapshot()
-        .or_error(Kind::Corrupt, "snapshot")?
-        .snapshot();
-    let configuration = snapshot.metadata().configuration();
-    if let Some(retention) = configuration.get("delta.setTransactionRetentionDuration")
-        && retention_days(retention).is_none_or(|days| days < RETENTION_DAYS_MIN)
-    {
-        return Err(Error::refused(format!(
-            "delta.setTransactionRetentionDuration is '{retention}': rows are counted once only while transactions are kept; unset it, or set at least 90 \
-             days"
-        )));
-    }
-    if configuration
-        .get("delta.appendOnly")
-        .is_some_and(|value| value == "true")
-    {
-        tracing::debug!("the table is append only: replace will be refused by Delta");
-    }
-    Ok(())
-}
-
-fn retention_days(text: &str) -> Option<f64> {
-    let mut words = text.trim().strip_prefix("interval")?.split_whitespace();
-    let number: f64 = words.next()?.parse().ok()?;
-    let days = match words.next()?.trim_end_matches('s') {
-        "second" => 1.0 / 86_400.0,
-        "minute" => 1.0 / 1440.0,
-        "hour" => 1.0 / 24.0,
-        "day" => 1.0,
-        "week" => 7.0,
-        _ => return None,
-    };
-    words.next().is_none().then_some(number * days)
-}
-
 /// Checks that rows of `wanted` can be appended to a table.
 fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
     check_writable(opened)?;
@@ -345,7 +313,7 @@ fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
                 field.name(),
                 field.data_type()
             )),
-            Ok(found) if found.data_type() != field.data_type() => {
+            Ok(found) if !same_type(found.data_type(), field.data_type()) => {
                 lines.push(format!(
                     "  {}: {} at the source, {} at the sink",
                     field.name(),

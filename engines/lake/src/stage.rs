@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
@@ -132,12 +133,20 @@ impl Stage {
         format!("{epoch}-{}.parquet", uuid::Uuid::new_v4())
     }
 
-    /// Makes the directory.
+    /// Makes the directory, and the run's above it, durable below the table's.
     ///
     /// # Errors
     /// `Unavailable` if the disk fails.
-    pub fn create(&self) -> Result<()> {
-        self.disk.create_directories(&self.directory)
+    pub fn create(&self, table: &Path) -> Result<()> {
+        self.disk.keep_directories(table, &self.directory)
+    }
+
+    /// Moves a file that was moved to its place back here, if it is still there. The caller syncs.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn take_back(&self, place: &Path, name: &str) -> Result<()> {
+        self.disk.rename_if_there(place, &self.path(name))
     }
 
     /// Makes names in the directory durable.
@@ -153,6 +162,24 @@ impl Stage {
             "{:032x}.{epoch}.json",
             xxh3_128(key.to_string().as_bytes())
         ))
+    }
+
+    /// The schemas of these files, each once, with a file that has it.
+    ///
+    /// # Errors
+    /// `Corrupt` if a file is no whole Parquet file.
+    pub fn schemas(&self, names: &[String]) -> Result<Vec<(String, SchemaRef)>> {
+        let mut schemas: Vec<(String, SchemaRef)> = Vec::new();
+        for name in names {
+            let context = || format!("staged file {name}");
+            let file = File::open(self.path(name)).or_error(Kind::Unavailable, context())?;
+            let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
+            let metadata = metadata.or_error(Kind::Corrupt, context())?;
+            if schemas.iter().all(|(_, known)| known != metadata.schema()) {
+                schemas.push((name.clone(), Arc::clone(metadata.schema())));
+            }
+        }
+        Ok(schemas)
     }
 
     /// Makes a position durable. Its files are durable already.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use deltalake::kernel::Add;
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use strait_common::engine::{Division, DivisionKind, Partition, Table, Version};
@@ -16,17 +17,12 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::disk::Disk;
 use crate::durable::DurableStore;
+use crate::features;
 use crate::partition_values;
-use crate::types::Mapping;
+use crate::types::{Mapping, same_type};
 
-/// Reader features that this engine reads correctly.
-const READER_FEATURES: &[&str] = &[
-    "timestampNtz",
-    "v2Checkpoint",
-    "vacuumProtocolCheck",
-    "columnMapping",
-    "deletionVectors",
-];
+/// The directory of a table's log.
+pub const LOG: &str = "_delta_log";
 
 /// A directory of databases, each a directory of Delta tables.
 #[derive(Clone, Debug)]
@@ -56,7 +52,7 @@ pub struct Opened {
 /// An active file of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFile {
-    /// Relative to the table's directory, decoded.
+    /// Decoded; relative to the table's directory, or absolute.
     pub path: String,
     /// In bytes.
     pub size: u64,
@@ -91,7 +87,7 @@ impl Lake {
 
     /// Whether there is a Delta table of this name: a log with an entry. A create that was killed leaves an empty one.
     pub fn exists(&self, table: &TableName) -> bool {
-        let Ok(entries) = std::fs::read_dir(self.directory(table).join("_delta_log")) else {
+        let Ok(entries) = std::fs::read_dir(self.directory(table).join(LOG)) else {
             return false;
         };
         entries.flatten().any(|entry| {
@@ -174,6 +170,13 @@ impl Lake {
 }
 
 fn load_error(table: &TableName, version: Option<u64>, error: DeltaTableError) -> Error {
+    // The kernel refuses what it does not know with an error that has no name here.
+    if error.to_string().contains("nsupported") {
+        return Error::refused(format!(
+            "table {table} needs what this release does not support"
+        ))
+        .with_source(error);
+    }
     match version {
         Some(version) => Error::moved(format!(
             "version {version} of table {table} cannot be read any more"
@@ -202,7 +205,7 @@ fn directories(path: &Path) -> Result<Vec<String>> {
 impl Opened {
     fn new(table: &TableName, directory: PathBuf, delta: DeltaTable) -> Result<Opened> {
         let snapshot = delta.snapshot().or_error(Kind::Corrupt, table)?.snapshot();
-        check_features(snapshot).with_context(|| format!("table {table}"))?;
+        features::check_readable(snapshot).with_context(|| format!("table {table}"))?;
         let mapping = Mapping::from_stored(&snapshot.arrow_schema())
             .with_context(|| format!("table {table}"))?;
         let partition_columns = snapshot
@@ -291,7 +294,7 @@ impl Opened {
         let snapshot = self.delta.snapshot().or_error(Kind::Corrupt, "snapshot")?;
         let mut files: BTreeMap<PartitionKey, Vec<DataFile>> = BTreeMap::new();
         for file in snapshot.log_data().iter() {
-            let path = file.path().into_owned();
+            let path = local_path(&file.path())?;
             if file.deletion_vector_descriptor().is_some() {
                 return Err(Error::refused(format!(
                     "file {path} has a deletion vector, which is not supported; rewrite the table without"
@@ -340,6 +343,29 @@ impl Opened {
     }
 }
 
+/// Where a file is: the log has paths relative to the table's directory, absolute ones and URLs.
+///
+/// # Errors
+/// `Refused` for a URL of another place than this disk.
+fn local_path(path: &str) -> Result<String> {
+    let remote = || Error::refused(format!("file {path} is not on this disk"));
+    if let Some(rest) = path.strip_prefix("file:") {
+        let rest = match rest.strip_prefix("//") {
+            Some(rest) => rest.strip_prefix("localhost").unwrap_or(rest),
+            None => rest,
+        };
+        return if rest.starts_with('/') {
+            Ok(rest.to_owned())
+        } else {
+            Err(remote())
+        };
+    }
+    match path.split_once("://") {
+        Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => Err(remote()),
+        _ => Ok(path.to_owned()),
+    }
+}
+
 /// A partition's version: XXH3-128 over the paths and sizes of its files in order of path. Names of data files are never used twice, so
 /// equal lists hold equal rows.
 pub fn version_of(files: &[DataFile]) -> Version {
@@ -382,31 +408,42 @@ pub fn check_add(opened: &Opened, add: &Add) -> Result<()> {
     Ok(())
 }
 
-fn check_features(snapshot: &deltalake::kernel::EagerSnapshot) -> Result<()> {
-    let configuration = snapshot.metadata().configuration();
-    if let Some(mode) = configuration.get("delta.columnMapping.mode")
-        && mode != "none"
-    {
-        return Err(Error::refused(format!(
-            "column mapping ({mode}) is not supported"
-        )));
+/// Checks that a file of this schema can be added: the crate adds any, and readers find rows that no column can hold.
+///
+/// # Errors
+/// `Schema`, naming the column, if it is not the table's.
+pub fn check_columns(opened: &Opened, file: &SchemaRef) -> Result<()> {
+    let divides = |name: &String| opened.partition_columns.contains(name);
+    let stored = opened.mapping.stored();
+    for field in file.fields() {
+        let name = field.name();
+        let wrong = |what: String| Err(Error::schema(format!("column {name}: {what}")));
+        match stored.field_with_name(name) {
+            _ if divides(name) => {
+                return wrong("it is in the file, and the table is divided by it".to_owned());
+            }
+            Err(_) => return wrong("the table has no such column any more".to_owned()),
+            Ok(found) if !same_type(found.data_type(), field.data_type()) => {
+                return wrong(format!(
+                    "{} in the file, {} in the table",
+                    field.data_type(),
+                    found.data_type()
+                ));
+            }
+            Ok(found) if field.is_nullable() && !found.is_nullable() => {
+                return wrong("may be null in the file, must not be in the table".to_owned());
+            }
+            Ok(_) => {}
+        }
     }
-    if configuration
-        .get("delta.enableDeletionVectors")
-        .is_some_and(|value| value == "true")
-    {
-        return Err(Error::refused(
-            "deletion vectors (delta.enableDeletionVectors) are not supported",
-        ));
-    }
-    let protocol = snapshot.protocol();
-    let features = protocol
-        .reader_features()
-        .map(|features| features.iter().map(ToString::to_string).collect::<Vec<_>>());
-    for feature in features.unwrap_or_default() {
-        if !READER_FEATURES.contains(&feature.as_str()) {
-            return Err(Error::refused(format!(
-                "the table needs the reader feature {feature}, which is not supported"
+    for field in stored.fields() {
+        if !field.is_nullable()
+            && !divides(field.name())
+            && file.field_with_name(field.name()).is_err()
+        {
+            return Err(Error::schema(format!(
+                "column {}: not in the file, must not be null in the table",
+                field.name()
             )));
         }
     }

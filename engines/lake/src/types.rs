@@ -67,7 +67,7 @@ impl Mapping {
             let data_type = match metadata.remove(ORIGINAL) {
                 Some(text) => {
                     let original = parse_type(&text).and_then(|original| {
-                        if stored_type(&original)? == normal(field.data_type()) {
+                        if same_type(&stored_type(&original)?, &normal(field.data_type())) {
                             return Ok(original);
                         }
                         Err(Error::corrupt(format!(
@@ -249,6 +249,33 @@ fn nested(field: &FieldRef) -> Result<FieldRef> {
 /// Types as the log's reader gives them, in the layouts that this engine writes: nested names and metadata do not matter.
 fn normal(data_type: &DataType) -> DataType {
     stored_type(data_type).unwrap_or_else(|_| data_type.clone())
+}
+
+/// Whether two types hold the same values in the same layout. The fields within lists and maps have no name that means anything: Arrow calls them
+/// `item` and `entries`, Delta's log `element` and `key_value`. Those within structs have.
+pub fn same_type(a: &DataType, b: &DataType) -> bool {
+    use DataType as T;
+    let same = |a: &FieldRef, b: &FieldRef| {
+        a.is_nullable() == b.is_nullable() && same_type(a.data_type(), b.data_type())
+    };
+    match (a, b) {
+        (T::List(a), T::List(b))
+        | (T::LargeList(a), T::LargeList(b))
+        | (T::ListView(a), T::ListView(b))
+        | (T::LargeListView(a), T::LargeListView(b)) => same(a, b),
+        (T::FixedSizeList(a, length), T::FixedSizeList(b, other)) => length == other && same(a, b),
+        (T::Struct(a), T::Struct(b)) => {
+            let same_field = |(a, b): (&FieldRef, &FieldRef)| a.name() == b.name() && same(a, b);
+            a.len() == b.len() && a.iter().zip(b).all(same_field)
+        }
+        (T::Map(a, _), T::Map(b, _)) => match (a.data_type(), b.data_type()) {
+            (T::Struct(a), T::Struct(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+            }
+            (a, b) => a == b,
+        },
+        (a, b) => a == b,
+    }
 }
 
 /// A type as text: the hex digits of an Arrow IPC schema with one field.
