@@ -1,6 +1,9 @@
 mod limits;
 mod lines;
 mod literals;
+mod oracle;
+mod properties;
+mod random;
 
 use std::sync::Arc;
 
