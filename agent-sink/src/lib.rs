@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use clap::Parser;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
@@ -30,7 +31,7 @@ use strait_proto::v1::transfer_server::TransferServer;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::service::{FRAME_BYTES_MAX, Service};
+use crate::service::{FRAME_BYTES_MAX, Service, stream_bytes};
 use crate::settings::{Config, Settings};
 
 /// The sink agent of Strait: receives partitions from source agents and publishes them in its stores
@@ -68,7 +69,7 @@ fn start(arguments: Arguments) -> Result<()> {
         .unwrap_or_default();
     let config = arguments.settings.over(file)?;
     if arguments.print_config {
-        print!("{}", config.to_toml());
+        print!("{}", config.to_toml()?);
         return Ok(());
     }
     telemetry::init(config.log_format, &config.log)?;
@@ -84,6 +85,7 @@ fn start(arguments: Arguments) -> Result<()> {
         for (name, url) in &config.stores {
             stores.insert(name.clone(), strait_engines::open(name, url, &cpu).await?);
         }
+        check_memory(&config, &stores)?;
         let listener = TcpListener::bind(config.listen).await.or_error(Kind::Config, format!("listen on {}", config.listen))?;
         let shutdown = Shutdown::new();
         let grace = config.grace;
@@ -97,10 +99,32 @@ fn start(arguments: Arguments) -> Result<()> {
     })
 }
 
+/// Refuses a bound on memory below the smallest stream that a source could ask for.
+fn check_memory(config: &Config, stores: &BTreeMap<String, Store>) -> Result<()> {
+    let column = Field::new("column", DataType::Int64, true);
+    let schema = SchemaRef::new(Schema::new(vec![column]));
+    for (name, store) in stores {
+        let writer_bytes = store.sink.limits(&schema)?.writer_bytes;
+        let least = stream_bytes(1, SOURCE_FRAME_BYTES_LEAST, writer_bytes);
+        if config.memory_bytes < least {
+            return Err(Error::config(format!(
+                "memory = {} admits no stream: store {name} needs {least} bytes for one column in the smallest frames, and {} as sources are \
+                 set by default; raise memory",
+                config.memory_bytes,
+                stream_bytes(4, 1 << 20, writer_bytes)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The smallest `frame_bytes_max` of a source.
+const SOURCE_FRAME_BYTES_LEAST: u64 = 4096;
+
 /// Serves on `listener` until `shutdown`: a drain lets streams end, a cancel drops them; finishes always end.
 ///
 /// # Errors
-/// `Config` if the budget admits nothing; `Internal` if the server fails.
+/// `Config` if memory is bounded by more than 4 TiB; `Internal` if the server fails.
 pub async fn run(
     config: &Config,
     stores: BTreeMap<String, Store>,

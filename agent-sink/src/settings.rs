@@ -9,7 +9,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use strait_common::config::{self, ByteSize, NamedUrl, Span};
 use strait_common::telemetry::{self, LogFormat};
-use strait_common::{Error, Result};
+use strait_common::{Kind, OrError, Result};
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
@@ -65,7 +65,7 @@ pub struct StoreSettings {
 }
 
 /// The effective configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
@@ -95,17 +95,11 @@ impl Settings {
     /// # Errors
     /// `Config` if no store is named, or a bound makes no sense.
     pub fn over(self, file: Settings) -> Result<Config> {
-        let mut stores: BTreeMap<String, String> = file
+        let named = file
             .stores
             .into_iter()
-            .map(|(name, store)| (name, store.url))
-            .collect();
-        stores.extend(self.store.into_iter().map(|named| (named.name, named.url)));
-        if stores.is_empty() {
-            return Err(Error::config(
-                "no store is named; add [stores.lake] with url = \"lake:///data/b\" or --store lake=lake:///data/b",
-            ));
-        }
+            .map(|(name, store)| (name, store.url));
+        let stores = config::urls("store", "lake=lake:///data/b", &[], named, self.store)?;
         let span = |flag: Option<Span>, file: Option<Span>, default_s| {
             flag.or(file)
                 .map_or(Duration::from_secs(default_s), |span| span.0)
@@ -132,27 +126,23 @@ impl Settings {
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             stores,
         };
-        if config.cpu_threads == 0 || config.cpu_threads > 1024 {
-            return Err(Error::config(format!(
-                "cpu_threads = {} is not between 1 and 1024",
-                config.cpu_threads
-            )));
-        }
-        for (key, span) in [
-            ("engine_timeout", config.engine_timeout),
-            ("peer_timeout", config.peer_timeout),
-        ] {
-            if span < Duration::from_secs(1) {
-                return Err(Error::config(format!("{key} is shorter than 1s")));
-            }
-        }
+        use config::{MEMORY_BYTES_MAX, SPAN_MAX, between, lasts};
+        between("memory", config.memory_bytes, 1, MEMORY_BYTES_MAX)?;
+        between("cpu_threads", config.cpu_threads as u64, 1, 1024)?;
+        let second = Duration::from_secs(1);
+        lasts("engine_timeout", config.engine_timeout, second, SPAN_MAX)?;
+        lasts("peer_timeout", config.peer_timeout, second, SPAN_MAX)?;
+        lasts("grace", config.grace, Duration::ZERO, SPAN_MAX)?;
         Ok(config)
     }
 }
 
 impl Config {
     /// The effective configuration as the TOML file that would give it, without secrets.
-    pub fn to_toml(&self) -> String {
+    ///
+    /// # Errors
+    /// `Config` if a path is no text.
+    pub fn to_toml(&self) -> Result<String> {
         let shown = Settings {
             listen: Some(self.listen),
             state_dir: Some(self.state_dir.clone()),
@@ -175,6 +165,6 @@ impl Config {
                 })
                 .collect(),
         };
-        toml::to_string(&shown).unwrap_or_default()
+        toml::to_string(&shown).or_error(Kind::Config, "configuration")
     }
 }

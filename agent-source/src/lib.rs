@@ -77,7 +77,7 @@ fn start(arguments: Arguments) -> Result<()> {
         .unwrap_or_default();
     let config = arguments.settings.over(file)?;
     if arguments.print_config {
-        print!("{}", config.to_toml());
+        print!("{}", config.to_toml()?);
         return Ok(());
     }
     telemetry::init(config.log_format, &config.log)?;

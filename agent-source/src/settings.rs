@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use strait_common::config::{self, ByteSize, NamedUrl, Span};
 use strait_common::frame::Compression;
 use strait_common::telemetry::{self, LogFormat};
-use strait_common::{Error, Result};
+use strait_common::{Error, Kind, OrError, Result};
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
@@ -151,7 +151,7 @@ impl From<CompressionText> for String {
 }
 
 /// The effective configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
@@ -203,13 +203,9 @@ impl Settings {
     /// # Errors
     /// `Config` if no store or no sink is named, or a bound makes no sense.
     pub fn over(self, file: Settings) -> Result<Config> {
-        let urls = |file: BTreeMap<String, UrlSettings>, flags: Vec<NamedUrl>| {
-            let mut urls: BTreeMap<_, _> = file
-                .into_iter()
-                .map(|(name, settings)| (name, settings.url))
-                .collect();
-            urls.extend(flags.into_iter().map(|named| (named.name, named.url)));
-            urls
+        let urls = |what, example, schemes: &[&str], file: BTreeMap<String, UrlSettings>, flags| {
+            let file = file.into_iter().map(|(name, named)| (name, named.url));
+            config::urls(what, example, schemes, file, flags)
         };
         let span = |flag: Option<Span>, file: Option<Span>, default_s| {
             flag.or(file)
@@ -251,8 +247,14 @@ impl Settings {
                 .or(file.log)
                 .unwrap_or_else(|| telemetry::DEFAULT_FILTER.to_owned()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
-            stores: urls(file.stores, self.store),
-            sinks: urls(file.sinks, self.sink),
+            stores: urls("store", "live=lake:///data/a", &[], file.stores, self.store)?,
+            sinks: urls(
+                "sink",
+                "dr=http://host:7402",
+                &["http"],
+                file.sinks,
+                self.sink,
+            )?,
         };
         config.check()?;
         Ok(config)
@@ -269,24 +271,8 @@ fn host_name() -> String {
 
 impl Config {
     fn check(&self) -> Result<()> {
-        if self.stores.is_empty() {
-            return Err(Error::config(
-                "no store is named; add [stores.live] with url = \"lake:///data/a\" or --store live=lake:///data/a",
-            ));
-        }
-        if self.sinks.is_empty() {
-            return Err(Error::config(
-                "no sink is named; add [sinks.dr] with url = \"http://host:7402\" or --sink dr=http://host:7402",
-            ));
-        }
-        let between = |key: &str, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                return Ok(());
-            }
-            Err(Error::config(format!(
-                "{key} = {value} is not between {min} and {max}"
-            )))
-        };
+        use config::{MEMORY_BYTES_MAX, SPAN_MAX, between, lasts};
+        between("memory", self.memory_bytes, 1, MEMORY_BYTES_MAX)?;
         between("streams_max", self.streams_max.into(), 1, 64)?;
         between("window_frames", self.window_frames.into(), 1, 256)?;
         between("frame_bytes_max", self.frame_bytes_max, 4096, 16 << 20)?;
@@ -294,20 +280,25 @@ impl Config {
         between("finishes_max", self.finishes_max.into(), 1, 1000)?;
         between("cpu_threads", self.cpu_threads as u64, 1, 1024)?;
         between("retries_max", self.retries_max.into(), 0, 1_000_000)?;
-        for (key, span) in [
-            ("engine_timeout", self.engine_timeout),
-            ("peer_timeout", self.peer_timeout),
-            ("lease_wait_max", self.lease_wait_max),
-        ] {
-            if span < Duration::from_secs(1) {
-                return Err(Error::config(format!("{key} is shorter than 1s")));
-            }
-        }
+        let second = Duration::from_secs(1);
+        lasts("engine_timeout", self.engine_timeout, second, SPAN_MAX)?;
+        lasts("peer_timeout", self.peer_timeout, second, SPAN_MAX)?;
+        lasts("lease_wait_max", self.lease_wait_max, second, SPAN_MAX)?;
+        lasts(
+            "retry_wait_max",
+            self.retry_wait_max,
+            Duration::ZERO,
+            SPAN_MAX,
+        )?;
+        lasts("grace", self.grace, Duration::ZERO, SPAN_MAX)?;
         Ok(())
     }
 
     /// The effective configuration as the TOML file that would give it, without secrets.
-    pub fn to_toml(&self) -> String {
+    ///
+    /// # Errors
+    /// `Config` if a path is no text.
+    pub fn to_toml(&self) -> Result<String> {
         let urls = |urls: &BTreeMap<String, String>| {
             let shown = |url: &String| UrlSettings {
                 url: config::without_secrets(url),
@@ -341,6 +332,6 @@ impl Config {
             stores: urls(&self.stores),
             sinks: urls(&self.sinks),
         };
-        toml::to_string(&shown).unwrap_or_default()
+        toml::to_string(&shown).or_error(Kind::Config, "configuration")
     }
 }

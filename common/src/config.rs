@@ -3,15 +3,18 @@
 //! An agent's settings are one struct with an optional field per key, read twice: by clap from flags and environment, by serde from
 //! the TOML file. The first one that names a key wins: flag, then environment, then file, then the default.
 
+mod file;
+
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context, Error, Kind, OrError, Result};
+use crate::error::{Error, Result};
+
+pub use file::{parse, read_file};
 
 /// A number of bytes, written `256MiB`, `1.5GiB`, `4kB`, `100000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -122,7 +125,10 @@ impl fmt::Display for Span {
 
 /// A TOML value that is text or a bare number.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a text such as \"256MiB\" or \"20s\", or a number"
+)]
 enum Text {
     Text(String),
     Number(u64),
@@ -154,63 +160,121 @@ from_text!(ByteSize Span);
 /// `NAME=URL`, as flags and environment variables name a store or a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedUrl {
-    /// How selectors call it.
+    /// How selectors call it; empty if the text is not of that form.
     pub name: String,
     /// Where it is.
     pub url: String,
 }
 
+/// Never fails, since who parses flags would show the text and with it a password: [`urls`] refuses what has no name.
 impl FromStr for NamedUrl {
-    type Err = Error;
+    type Err = std::convert::Infallible;
 
-    fn from_str(text: &str) -> Result<NamedUrl> {
-        match text.split_once('=') {
-            Some((name, url)) if !name.is_empty() && !url.is_empty() => Ok(NamedUrl {
+    fn from_str(text: &str) -> Result<NamedUrl, Self::Err> {
+        let plain = |name: &str| !name.is_empty() && !name.contains([':', '/', '@']);
+        Ok(match text.split_once('=') {
+            Some((name, url)) if plain(name) => NamedUrl {
                 name: name.to_owned(),
                 url: url.to_owned(),
-            }),
-            _ => Err(Error::config(format!(
-                "'{text}' is not NAME=URL, for example live=lake:///data/a"
-            ))),
-        }
+            },
+            _ => NamedUrl {
+                name: String::new(),
+                url: text.to_owned(),
+            },
+        })
     }
 }
 
-/// Reads a TOML file into a settings struct.
+/// The URLs of a kind of thing by name: those of flags or environment over those of the file.
 ///
 /// # Errors
-/// `Config`, naming the file, the line and the unknown key or wrong value.
-pub fn read_file<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let name = path.display();
-    let text = std::fs::read_to_string(path)
-        .or_error(Kind::Config, format!("configuration file {name}"))?;
-    parse(&text).with_context(|| format!("configuration file {name}"))
+/// `Config`, naming the key and what to write, if there is none, or one is no URL with these schemes (any without them).
+pub fn urls(
+    what: &str,
+    example: &str,
+    schemes: &[&str],
+    file: impl IntoIterator<Item = (String, String)>,
+    flags: Vec<NamedUrl>,
+) -> Result<BTreeMap<String, String>> {
+    let (name, url) = example.split_once('=').unwrap_or(("name", example));
+    let mut urls: BTreeMap<String, String> = file.into_iter().collect();
+    for flag in flags {
+        if flag.name.is_empty() {
+            return Err(Error::config(format!(
+                "--{what} or its environment variable: a value is not NAME=URL; write for example {example}"
+            )));
+        }
+        urls.insert(flag.name, flag.url);
+    }
+    if urls.is_empty() {
+        return Err(Error::config(format!(
+            "no {what} is named; add [{what}s.{name}] with url = \"{url}\" or --{what} {example}"
+        )));
+    }
+    for (name, text) in &urls {
+        let wrong = |reason: String| {
+            Error::config(format!(
+                "{what}s.{name}.url {reason}; write for example {url}"
+            ))
+        };
+        // The text itself may hold a password.
+        let parsed =
+            url::Url::parse(text).map_err(|error| wrong(format!("is no URL ({error})")))?;
+        if parsed.cannot_be_a_base() {
+            return Err(wrong("has no // after its scheme".to_owned()));
+        }
+        if !schemes.is_empty() && !schemes.contains(&parsed.scheme()) {
+            return Err(wrong(format!("begins with {}:", parsed.scheme())));
+        }
+    }
+    Ok(urls)
 }
 
-/// Reads TOML text into a settings struct.
+/// Refuses a number out of bounds.
 ///
 /// # Errors
-/// `Config`, with line, column and the unknown key or wrong value.
-pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
-    toml::from_str(text).map_err(|error| {
-        let line = error
-            .span()
-            .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        let place = line
-            .map(|line| format!("line {line}: "))
-            .unwrap_or_default();
-        Error::config(format!("{place}{}", error.message()))
-    })
+/// `Config`, naming the key and the bounds.
+pub fn between(key: &str, value: u64, min: u64, max: u64) -> Result<()> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "{key} = {value} is not between {min} and {max}"
+    )))
 }
 
-/// A URL without user name, password and query, for logs and errors.
+/// Refuses a duration out of bounds.
+///
+/// # Errors
+/// `Config`, naming the key and the bounds.
+pub fn lasts(key: &str, span: Duration, min: Duration, max: Duration) -> Result<()> {
+    if (min..=max).contains(&span) {
+        return Ok(());
+    }
+    Err(Error::config(format!(
+        "{key} = {} is not between {} and {}",
+        Span(span),
+        Span(min),
+        Span(max)
+    )))
+}
+
+/// The largest bound on memory.
+pub const MEMORY_BYTES_MAX: u64 = (1 << 42) - 1024;
+/// The longest that any wait may be set to; clocks overflow long after it.
+pub const SPAN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A URL without user name, password, query and fragment, for logs and errors.
 pub fn without_secrets(url: &str) -> String {
     match url::Url::parse(url) {
+        // `user:password@host` is read as the scheme `user`.
+        Ok(parsed) if parsed.cannot_be_a_base() => "(not a URL)".to_owned(),
         Ok(mut parsed) => {
             // Schemes without an authority refuse these, and have nothing to hide there.
             let _ = parsed.set_password(None);
             let _ = parsed.set_username("");
             parsed.set_query(None);
+            parsed.set_fragment(None);
             parsed.to_string()
         }
         Err(_) => "(not a URL)".to_owned(),
@@ -257,32 +321,64 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_with_its_line() {
-        #[derive(Debug, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Settings {
-            #[allow(dead_code)]
-            memory: Option<ByteSize>,
+    fn urls_of_flags_stand_over_those_of_the_file_and_each_must_be_one() {
+        let file = || [("live".to_owned(), "lake:///file".to_owned())];
+        let read = |file: Vec<(String, String)>, flags: &[&str]| {
+            let flags = flags.iter().map(|flag| flag.parse().unwrap()).collect();
+            urls(
+                "store",
+                "live=lake:///data/a",
+                &["lake", "dolphindb"],
+                file,
+                flags,
+            )
+        };
+        let both = read(file().into(), &["old=lake:///flag", "live=lake:///a?b=c"]).unwrap();
+        assert_eq!(both["live"], "lake:///a?b=c");
+        assert_eq!(both["old"], "lake:///flag");
+        let cases = [
+            (
+                "",
+                "--store or its environment variable: a value is not NAME=URL; write for example live=lake:///data/a",
+            ),
+            ("dolphindb://u:hunter2@host/?a=b", "a value is not NAME=URL"),
+            ("=lake:///a", "a value is not NAME=URL"),
+            ("x=", "stores.x.url is no URL"),
+            (
+                "x=/data/hunter2",
+                "stores.x.url is no URL (relative URL without a base); write for example lake:///data/a",
+            ),
+            (
+                "x=user:hunter2@host",
+                "stores.x.url has no // after its scheme",
+            ),
+            ("x=ftp://hunter2@host/", "stores.x.url begins with ftp:"),
+        ];
+        for (flag, expected) in cases {
+            let error = read(Vec::new(), &[flag]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{flag}: {error}");
+            assert!(!error.contains("hunter2"), "{flag}: {error}");
         }
-        let error = parse::<Settings>("memory = \"1MiB\"\nmemroy = 2\n")
-            .unwrap_err()
-            .to_string();
+        let error = read(Vec::new(), &[]).unwrap_err().to_string();
         assert!(
-            error.contains("line 2") && error.contains("memroy"),
+            error.contains("no store is named; add [stores.live] with url = \"lake:///data/a\""),
             "{error}"
         );
-        let error = parse::<Settings>("memory = \"lots\"")
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("'lots' is not a size"), "{error}");
     }
 
     #[test]
     fn a_url_is_shown_without_its_secrets() {
-        assert_eq!(
-            without_secrets("dolphindb://u:p@host:8848/?token=x"),
-            "dolphindb://host:8848/"
-        );
-        assert_eq!(without_secrets("lake:///data/a"), "lake:///data/a");
+        for (url, shown) in [
+            (
+                "dolphindb://u:p@host:8848/?token=x",
+                "dolphindb://host:8848/",
+            ),
+            ("dolphindb://u:p%40q@host#x", "dolphindb://host"),
+            ("lake:///data/a", "lake:///data/a"),
+            ("user:password@host", "(not a URL)"),
+            ("dolphindb:user:password@host", "(not a URL)"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
+        }
     }
 }

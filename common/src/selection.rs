@@ -8,9 +8,13 @@
 //! in the zone, zoned ones with instants. Integers are added to dates only, and count days.
 
 mod evaluate;
+mod foreign;
+mod grammar;
+mod literal;
 mod parse;
 mod predicate;
 mod prune;
+mod windows;
 mod zone;
 
 #[cfg(test)]
@@ -53,6 +57,13 @@ struct Inner {
     warnings: Vec<String>,
 }
 
+/// Equal selections have the same columns and the same condition; what an operator was told does not count.
+impl PartialEq for Selection {
+    fn eq(&self, other: &Selection) -> bool {
+        self.0.columns == other.0.columns && self.0.predicate == other.0.predicate
+    }
+}
+
 impl Selection {
     /// Resolves `spec` for rows of `schema`, with `now` (nanoseconds since 1970 in UTC) as the meaning of `now()`.
     ///
@@ -81,12 +92,21 @@ impl Selection {
         let (predicate, warnings) = match &spec.predicate {
             None => (None, Vec::new()),
             Some(text) => {
-                let (predicate, warnings) =
-                    parse::predicate(text, schema, &zone, now).context("where")?;
+                let predicate = parse::predicate(text, schema, zone, now).context("where")?;
+                let warnings = windows::warnings(&predicate, zone);
                 (Some(predicate), warnings)
             }
         };
         Ok(Selection::new(columns, predicate, warnings))
+    }
+
+    /// Reads what [`text`](Selection::text) wrote, against the schema that it was resolved for: the two are equal.
+    ///
+    /// # Errors
+    /// `Config` if the text is no resolved selection, or names what the schema has not.
+    pub fn from_text(text: &str, schema: &Schema) -> Result<Selection> {
+        let (columns, predicate) = parse::resolved(text, schema).context("resolved selection")?;
+        Ok(Selection::new(columns, predicate, Vec::new()))
     }
 
     /// Every row and column of `schema`.
@@ -181,7 +201,8 @@ impl Selection {
             .or_error(Kind::Internal, "select rows")
     }
 
-    /// The canonical text of the resolved selection, now written as an instant: equal texts select equal rows of equal versions.
+    /// The canonical text of the resolved selection, in SQL: now and civil times in the zone are written as what they mean, so it depends on neither.
+    /// Equal texts select equal rows of equal versions, and [`from_text`](Selection::from_text) reads it back.
     pub fn text(&self) -> String {
         let columns: Vec<String> = self
             .columns()

@@ -38,8 +38,9 @@ impl std::str::FromStr for LogFormat {
 /// `Config` if the filter cannot be read.
 pub fn init(format: LogFormat, filter: &str) -> Result<()> {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| Error::config(format!("log filter '{filter}'")).with_source(error))?;
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        Error::config(format!("log = '{filter}' is no filter")).with_source(error)
+    })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -3,16 +3,19 @@
 use arrow::datatypes::{DataType, Field, Schema};
 use sqlparser::ast::{
     BinaryOperator, DataType as SqlType, Expr, FunctionArg, FunctionArgExpr, FunctionArguments,
-    UnaryOperator, Value as Literal,
+    TimezoneInfo, UnaryOperator, Value as Literal,
 };
-use sqlparser::dialect::GenericDialect;
-use sqlparser::parser::Parser;
+use sqlparser::keywords::Keyword;
+use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::Token;
 
+use super::foreign;
+use super::grammar::{self, Conditions};
+use super::literal::{Constant, days, moment, time_of_day, typed};
 use super::predicate::{Comparison, Predicate};
 use super::zone::Zone;
 use crate::error::{Context, Error, Result};
-use crate::value::{NS_PER_DAY, NS_PER_S, Value, parse_decimal};
+use crate::value::{NS_PER_DAY, NS_PER_S, Value};
 
 /// The longest text of a condition, in bytes.
 const TEXT_BYTES_MAX: usize = 64 * 1024;
@@ -20,6 +23,12 @@ const TEXT_BYTES_MAX: usize = 64 * 1024;
 const STACK_BYTES: usize = 128 << 20;
 /// Levels of brackets.
 const DEPTH_MAX: usize = 64;
+/// What a resolved text can be longer and deeper than the one it came from: `d=now()` becomes a timestamp with nanoseconds, and within one pair of
+/// brackets `or`, `and` and `not` each get their own.
+const RESOLVED_BYTES_MAX: usize = 16 * TEXT_BYTES_MAX;
+const RESOLVED_DEPTH_MAX: usize = 8 * DEPTH_MAX;
+/// How much of a text an error shows.
+const SHOWN_CHARS_MAX: usize = 300;
 
 /// The name of the column that is meant: exact, else the only one that differs in case.
 pub(super) fn column(schema: &Schema, name: &str) -> Result<String> {
@@ -44,50 +53,76 @@ pub(super) fn column(schema: &Schema, name: &str) -> Result<String> {
     }
 }
 
-/// The condition that a text means, and what an operator should know about it.
-pub(super) fn predicate(
-    text: &str,
-    schema: &Schema,
-    zone: &Zone,
-    now: i64,
-) -> Result<(Predicate, Vec<String>)> {
+/// The condition that a text means.
+pub(super) fn predicate(text: &str, schema: &Schema, zone: Zone, now: i64) -> Result<Predicate> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(Error::config(format!(
             "a condition of {} bytes; at most {TEXT_BYTES_MAX}",
             text.len()
         )));
     }
-    if let Some(hint) = foreign(text) {
+    if let Some(hint) = foreign::hint(text) {
         return Err(Error::config(hint));
     }
     let resolver = Resolver {
         schema,
-        zone: *zone,
-        now: i128::from(now),
+        zone,
+        now: Some(i128::from(now)),
     };
+    with_parser(text, DEPTH_MAX, |parser| resolver.rest(parser, text))
+}
+
+/// The columns and the condition of what [`Selection::text`](super::Selection::text) wrote.
+pub(super) fn resolved(text: &str, schema: &Schema) -> Result<(Vec<String>, Option<Predicate>)> {
+    if text.len() > RESOLVED_BYTES_MAX {
+        return Err(Error::config(format!(
+            "a resolved selection of {} bytes; at most {RESOLVED_BYTES_MAX}",
+            text.len()
+        )));
+    }
+    let resolver = Resolver {
+        schema,
+        // Every moment in the text is civil where its column is, and says its offset otherwise.
+        zone: Zone::named("UTC")?,
+        now: None,
+    };
+    with_parser(text, RESOLVED_DEPTH_MAX, |parser| {
+        if !parser.parse_keyword(Keyword::SELECT) {
+            return Err(Error::config("a resolved selection begins with select"));
+        }
+        let mut columns = Vec::new();
+        if !matches!(&parser.peek_token().token, Token::EOF) && !parser.peek_keyword(Keyword::WHERE)
+        {
+            let names = parser
+                .parse_comma_separated(Parser::parse_identifier)
+                .map_err(|error| unread(text, &error))?;
+            for name in names {
+                columns.push(column(schema, &name.value)?);
+            }
+        }
+        let predicate = if parser.parse_keyword(Keyword::WHERE) {
+            Some(resolver.rest(parser, text)?)
+        } else {
+            end(parser, text)?;
+            None
+        };
+        Ok((columns, predicate))
+    })
+}
+
+/// Reads a text on a thread whose stack is large enough for the tree of it.
+fn with_parser<T: Send>(
+    text: &str,
+    depth_max: usize,
+    read: impl FnOnce(&mut Parser) -> Result<T> + Send,
+) -> Result<T> {
     std::thread::scope(|scope| {
         let work = || {
-            let dialect = GenericDialect {};
-            let wrong = |error: sqlparser::parser::ParserError| {
-                Error::config(format!(
-                    "'{text}' is no condition in SQL: {}",
-                    error.to_string().trim_start_matches("sql parser error: ")
-                ))
-            };
-            let mut parser = Parser::new(&dialect)
-                .with_recursion_limit(DEPTH_MAX)
-                .try_with_sql(text)
-                .map_err(wrong)?;
-            let expr = parser.parse_expr().map_err(wrong)?;
-            let rest = parser.peek_token();
-            if rest.token != Token::EOF {
-                return Err(Error::config(format!(
-                    "'{text}': '{rest}' is not understood; is an operator or a quote missing before it?"
-                )));
-            }
-            let mut warnings = Vec::new();
-            let predicate = resolver.condition(&expr, &mut warnings)?;
-            Ok((predicate, warnings))
+            let tokens = grammar::tokens(text).map_err(|error| unread(text, &error))?;
+            let mut parser = Parser::new(&Conditions)
+                .with_recursion_limit(depth_max)
+                .with_tokens_with_locations(tokens);
+            read(&mut parser)
         };
         let thread = std::thread::Builder::new()
             .stack_size(STACK_BYTES)
@@ -100,101 +135,72 @@ pub(super) fn predicate(
     })
 }
 
-/// Literals and operators of DolphinDB's own language, with what SQL writes instead.
-fn foreign(text: &str) -> Option<String> {
-    let mut outside = String::with_capacity(text.len());
-    let mut quote = None;
-    for c in text.chars() {
-        match quote {
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if c == '\'' || c == '"' => quote = Some(c),
-            None => outside.push(c),
-        }
+fn unread(text: &str, error: &ParserError) -> Error {
+    Error::config(format!(
+        "'{}' is no condition in SQL: {}",
+        clipped(text),
+        error.to_string().trim_start_matches("sql parser error: ")
+    ))
+}
+
+/// Nothing may be left unread.
+fn end(parser: &Parser, text: &str) -> Result<()> {
+    let rest = parser.peek_token();
+    if rest.token == Token::EOF {
+        return Ok(());
     }
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    for word in
-        outside.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '_')))
-    {
-        let parts: Vec<&str> = word
-            .split('T')
-            .next()
-            .unwrap_or_default()
-            .split('.')
-            .collect();
-        if let [year, month, day] = parts.as_slice()
-            && year.len() == 4
-            && digits(year)
-            && digits(month)
-            && digits(day)
-        {
-            let time = word.split_once('T').map(|(_, time)| format!(" {time}"));
-            let kind = if time.is_some() { "timestamp" } else { "date" };
-            return Some(format!(
-                "'{word}' is DolphinDB's form; write {kind} '{year}-{month}-{day}{}'",
-                time.unwrap_or_default()
-            ));
-        }
+    Err(Error::config(format!(
+        "'{}': '{}' is not understood; is an operator or a quote missing before it?",
+        clipped(text),
+        clipped(&rest)
+    )))
+}
+
+/// As much of a text as an error shows: the reason stands behind it, and a message that crosses the wire is cut at its end.
+fn clipped(text: &(impl std::fmt::Display + ?Sized)) -> String {
+    let text = text.to_string();
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
     }
-    let instead = [
-        ("==", "="),
-        ("&&", "and"),
-        ("||", "or"),
-        ("`", "'…' around a text"),
-    ];
-    let found = instead
-        .into_iter()
-        .find(|(theirs, _)| outside.contains(theirs));
-    found.map(|(theirs, ours)| format!("'{theirs}' is DolphinDB's form; write {ours}"))
 }
 
 struct Resolver<'a> {
     schema: &'a Schema,
     zone: Zone,
-    now: i128,
-}
-
-/// A constant side of a comparison, before its type is known.
-#[derive(Clone, Debug)]
-enum Constant {
-    Null,
-    Bool(bool),
-    /// A number as it is written.
-    Number(String),
-    /// A quoted text, which takes the column's type.
-    Text(String),
-    /// Days since 1970, in civil time.
-    Date(i64),
-    /// Civil time in nanoseconds.
-    Civil(i128),
-    /// An instant in nanoseconds: `now()`.
-    Instant(i128),
-    /// `interval '1' day`, in nanoseconds.
-    Interval(i128),
+    /// `None` in a text that is resolved already.
+    now: Option<i128>,
 }
 
 impl Resolver<'_> {
-    fn condition(&self, expr: &Expr, warnings: &mut Vec<String>) -> Result<Predicate> {
+    /// The condition that ends the text.
+    fn rest(&self, parser: &mut Parser, text: &str) -> Result<Predicate> {
+        let expr = parser.parse_expr().map_err(|error| unread(text, &error))?;
+        end(parser, text)?;
+        self.condition(&expr)
+    }
+
+    fn condition(&self, expr: &Expr) -> Result<Predicate> {
         match expr {
-            Expr::Nested(inner) => self.condition(inner, warnings),
+            Expr::Nested(inner) => self.condition(inner),
             Expr::BinaryOp {
                 op: BinaryOperator::And,
                 ..
             } => {
-                let parts = self.flat(expr, &BinaryOperator::And, warnings)?;
-                Ok(Predicate::And(parts))
+                let parts = self.flat(expr, &BinaryOperator::And)?;
+                Ok(Predicate::all(parts))
             }
             Expr::BinaryOp {
                 op: BinaryOperator::Or,
                 ..
             } => {
-                let parts = self.flat(expr, &BinaryOperator::Or, warnings)?;
-                Ok(Predicate::Or(parts))
+                let parts = self.flat(expr, &BinaryOperator::Or)?;
+                Ok(Predicate::any(parts))
             }
             Expr::UnaryOp {
                 op: UnaryOperator::Not,
                 expr,
-            } => Ok(Predicate::Not(Box::new(self.condition(expr, warnings)?))),
+            } => Ok(self.condition(expr)?.negated()),
             Expr::BinaryOp { left, op, right } => {
                 let comparison = match op {
                     BinaryOperator::Eq => Comparison::Equal,
@@ -206,10 +212,10 @@ impl Resolver<'_> {
                     _ => return Err(Error::config(format!("'{expr}' is no comparison"))),
                 };
                 if let Some(field) = self.field(left)? {
-                    return self.compare(field, comparison, right, expr, warnings);
+                    return self.compare(field, comparison, right, expr);
                 }
                 if let Some(field) = self.field(right)? {
-                    return self.compare(field, comparison.mirrored(), left, expr, warnings);
+                    return self.compare(field, comparison.mirrored(), left, expr);
                 }
                 Err(Error::config(format!(
                     "'{expr}' compares no column; a column stands alone on one side"
@@ -222,9 +228,9 @@ impl Resolver<'_> {
                 high,
             } => {
                 let field = self.required(subject)?;
-                let low = self.compare(field, Comparison::GreaterOrEqual, low, expr, warnings)?;
-                let high = self.compare(field, Comparison::LessOrEqual, high, expr, warnings)?;
-                Ok(negate(*negated, Predicate::And(vec![low, high])))
+                let low = self.compare(field, Comparison::GreaterOrEqual, low, expr)?;
+                let high = self.compare(field, Comparison::LessOrEqual, high, expr)?;
+                Ok(negate(*negated, Predicate::all(vec![low, high])))
             }
             Expr::InList {
                 expr: subject,
@@ -236,7 +242,7 @@ impl Resolver<'_> {
                 for item in list {
                     match self
                         .value(field, item)
-                        .with_context(|| format!("'{item}'"))?
+                        .with_context(|| format!("'{}'", clipped(item)))?
                     {
                         Some(value) => values.push(value),
                         None => unknown = true,
@@ -249,14 +255,7 @@ impl Resolver<'_> {
                 if unknown {
                     parts.push(Predicate::Constant(None));
                 }
-                Ok(negate(
-                    *negated,
-                    if parts.len() == 1 {
-                        parts.remove(0)
-                    } else {
-                        Predicate::Or(parts)
-                    },
-                ))
+                Ok(negate(*negated, Predicate::any(parts)))
             }
             Expr::IsNull(inner) => Ok(Predicate::IsNull(self.required(inner)?.name().clone())),
             Expr::IsNotNull(inner) => Ok(negate(
@@ -289,12 +288,7 @@ impl Resolver<'_> {
     }
 
     /// The parts of a list of one operator, however deep its tree is.
-    fn flat(
-        &self,
-        expr: &Expr,
-        operator: &BinaryOperator,
-        warnings: &mut Vec<String>,
-    ) -> Result<Vec<Predicate>> {
+    fn flat(&self, expr: &Expr, operator: &BinaryOperator) -> Result<Vec<Predicate>> {
         let (mut parts, mut stack) = (Vec::new(), vec![expr]);
         while let Some(expr) = stack.pop() {
             match expr {
@@ -302,7 +296,7 @@ impl Resolver<'_> {
                     stack.push(right);
                     stack.push(left);
                 }
-                other => parts.push(self.condition(other, warnings)?),
+                other => parts.push(self.condition(other)?),
             }
         }
         Ok(parts)
@@ -332,45 +326,14 @@ impl Resolver<'_> {
         comparison: Comparison,
         side: &Expr,
         whole: &Expr,
-        warnings: &mut Vec<String>,
     ) -> Result<Predicate> {
         let value = self
             .value(field, side)
-            .with_context(|| format!("'{whole}'"))?;
+            .with_context(|| format!("'{}'", clipped(whole)))?;
         let Some(value) = value else {
             return Ok(Predicate::Constant(None));
         };
-        self.warn(field, comparison, &value, side, warnings);
         Ok(Predicate::Compare(field.name().clone(), comparison, value))
-    }
-
-    fn warn(
-        &self,
-        field: &Field,
-        comparison: Comparison,
-        value: &Value,
-        side: &Expr,
-        warnings: &mut Vec<String>,
-    ) {
-        let Value::Timestamp { ns, zoned } = value else {
-            return;
-        };
-        let civil = if *zoned {
-            self.zone.civil(*ns).unwrap_or(*ns)
-        } else {
-            *ns
-        };
-        let midnight = civil.rem_euclid(NS_PER_DAY) == 0;
-        let name = field.name();
-        match comparison {
-            Comparison::Greater if midnight => warnings.push(format!(
-                "{name} > midnight leaves out the row at midnight itself; write >= to have it"
-            )),
-            Comparison::Less | Comparison::LessOrEqual if !midnight && side.to_string().to_lowercase().contains("now") => warnings.push(
-                format!("{name} ends before the day does: rows that come later are in no window that begins at midnight; end at the next midnight"),
-            ),
-            _ => {}
-        }
     }
 
     /// A constant in a column's type; `None` is null.
@@ -397,6 +360,7 @@ impl Resolver<'_> {
                 Literal::Boolean(value) => Ok(Constant::Bool(*value)),
                 Literal::Number(text, _) => Ok(Constant::Number(text.clone())),
                 Literal::SingleQuotedString(text) => Ok(Constant::Text(text.clone())),
+                Literal::HexStringLiteral(digits) => Ok(Constant::Hex(digits.clone())),
                 other => Err(Error::config(format!(
                     "{other} is no literal that is understood"
                 ))),
@@ -411,10 +375,23 @@ impl Resolver<'_> {
             Expr::TypedString(typed) => {
                 let text = typed.value.value.clone().into_string().unwrap_or_default();
                 match &typed.data_type {
-                    SqlType::Date => civil_of(&text).map(|(days, _)| Constant::Date(days)),
-                    SqlType::Timestamp(..) | SqlType::Datetime(_) => civil_of(&text)
-                        .map(|(days, ns)| Constant::Civil(i128::from(days) * NS_PER_DAY + ns)),
-                    _ => Ok(Constant::Text(text)),
+                    SqlType::Date => match moment(&text)? {
+                        date @ Constant::Date(_) => Ok(date),
+                        _ => Err(Error::config(format!(
+                            "'{text}' is more than a date; write date '2026-11-01', or date(timestamp '…')"
+                        ))),
+                    },
+                    SqlType::Timestamp(_, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz) => {
+                        match at_midnight(moment(&text)?) {
+                            Constant::Civil(ns) => self.zone.instant(ns).map(Constant::Instant),
+                            instant => Ok(instant),
+                        }
+                    }
+                    SqlType::Timestamp(..) | SqlType::Datetime(_) => moment(&text).map(at_midnight),
+                    SqlType::Time(..) => time_of_day(&text).map(Constant::Time),
+                    other => Err(Error::config(format!(
+                        "'{other} …' is no literal that is understood; write the text alone, or date, time or timestamp before it"
+                    ))),
                 }
             }
             Expr::Interval(interval) => {
@@ -455,9 +432,16 @@ impl Resolver<'_> {
                 let sign = if *op == BinaryOperator::Plus { 1 } else { -1 };
                 self.add(&self.constant(left)?, &self.constant(right)?, sign, expr)
             }
-            Expr::Identifier(_) => Err(Error::config(format!(
-                "'{expr}' is a column; compare a column with a constant"
-            ))),
+            Expr::Identifier(name) => Err(match column(self.schema, &name.value) {
+                Err(error) if name.quote_style.is_some() => error.context(format!(
+                    "{name} is a name in SQL; write '{}' for a text",
+                    name.value.replace('\'', "''")
+                )),
+                Err(error) => error,
+                Ok(_) => Error::config(format!(
+                    "{name} is a column; a column is compared with constants, not with another column"
+                )),
+            }),
             other => Err(Error::config(format!(
                 "'{other}' is no constant that is understood"
             ))),
@@ -484,24 +468,34 @@ impl Resolver<'_> {
             function.name.to_string().to_lowercase().as_str(),
             arguments.as_slice(),
         ) {
-            ("now", []) => Ok(Constant::Instant(self.now)),
-            ("today", []) => Ok(Constant::Date(days(self.zone.civil(self.now)?)?)),
-            ("date", [Constant::Instant(ns)]) => Ok(Constant::Date(days(self.zone.civil(*ns)?)?)),
-            ("date", [Constant::Civil(ns)]) => Ok(Constant::Date(days(*ns)?)),
-            ("date", [Constant::Date(days)]) => Ok(Constant::Date(*days)),
-            ("date", [Constant::Text(text)]) => {
-                civil_of(text).map(|(days, _)| Constant::Date(days))
+            ("now", []) => self.now().map(Constant::Instant),
+            ("today", []) => self.date(Constant::Instant(self.now()?)),
+            ("date", [Constant::Text(text)]) => self.date(moment(text)?),
+            ("date", [at @ (Constant::Date(_) | Constant::Civil(_) | Constant::Instant(_))]) => {
+                self.date(at.clone())
             }
-            ("timestamp", [Constant::Date(days)]) => {
-                Ok(Constant::Civil(i128::from(*days) * NS_PER_DAY))
-            }
-            ("timestamp", [same @ (Constant::Instant(_) | Constant::Civil(_))]) => Ok(same.clone()),
-            ("timestamp", [Constant::Text(text)]) => {
-                civil_of(text).map(|(days, ns)| Constant::Civil(i128::from(days) * NS_PER_DAY + ns))
-            }
+            ("timestamp", [Constant::Text(text)]) => moment(text).map(at_midnight),
+            (
+                "timestamp",
+                [at @ (Constant::Date(_) | Constant::Civil(_) | Constant::Instant(_))],
+            ) => Ok(at_midnight(at.clone())),
             _ => Err(Error::config(format!(
                 "'{expr}' is not understood; there are now(), today(), date(x) and timestamp(x)"
             ))),
+        }
+    }
+
+    fn now(&self) -> Result<i128> {
+        self.now
+            .ok_or_else(|| Error::config("now() has no meaning in a selection that is resolved"))
+    }
+
+    /// The civil day of a moment in the job's zone.
+    fn date(&self, at: Constant) -> Result<Constant> {
+        match at {
+            Constant::Civil(ns) => days(ns).map(Constant::Date),
+            Constant::Instant(ns) => days(self.zone.civil(ns)?).map(Constant::Date),
+            date => Ok(date),
         }
     }
 
@@ -518,9 +512,12 @@ impl Resolver<'_> {
                 sum.map(Constant::Date)
                     .ok_or_else(|| interval("the date is out of range"))
             }
-            (Constant::Date(days), Constant::Interval(ns)) if ns % NS_PER_DAY == 0 => Ok(
-                Constant::Date(days + i64::try_from(ns / NS_PER_DAY).unwrap_or(0) * sign),
-            ),
+            (Constant::Date(days), Constant::Interval(ns)) if ns % NS_PER_DAY == 0 => {
+                let sum = i128::from(*days) + ns / NS_PER_DAY * i128::from(sign);
+                i64::try_from(sum)
+                    .map(Constant::Date)
+                    .map_err(|_| interval("the date is out of range"))
+            }
             (Constant::Date(days), Constant::Interval(ns)) => Ok(Constant::Civil(
                 i128::from(*days) * NS_PER_DAY + ns * i128::from(sign),
             )),
@@ -542,143 +539,16 @@ impl Resolver<'_> {
 
 fn negate(negated: bool, predicate: Predicate) -> Predicate {
     if negated {
-        Predicate::Not(Box::new(predicate))
+        predicate.negated()
     } else {
         predicate
     }
 }
 
-fn days(civil_ns: i128) -> Result<i64> {
-    i64::try_from(civil_ns.div_euclid(NS_PER_DAY))
-        .map_err(|_| Error::config("a date that no calendar has"))
-}
-
-/// Days and nanoseconds of the day of `2026-11-01`, `2026-11-01 09:30`, `2026-11-01T09:30:00.5`.
-fn civil_of(text: &str) -> Result<(i64, i128)> {
-    let wrong = || {
-        Error::config(format!(
-            "'{text}' is no date or timestamp; write '2026-11-01' or '2026-11-01 09:30:00'"
-        ))
-    };
-    if let Ok(Value::Date(days)) = Value::parse(text) {
-        return Ok((days.into(), 0));
-    }
-    let iso = text.replacen(' ', "T", 1);
-    let full = if iso.matches(':').count() == 1 {
-        format!("{iso}:00")
-    } else {
-        iso
-    };
-    match Value::parse(&full) {
-        Ok(Value::Timestamp { ns, zoned: false }) => Ok((days(ns)?, ns.rem_euclid(NS_PER_DAY))),
-        _ => Err(wrong()),
-    }
-}
-
-/// A constant in the class of a column's type.
-fn typed(constant: &Constant, data_type: &DataType, zone: Zone) -> Result<Option<Value>> {
-    let wrong = || Error::config(format!("{} is no value of that type", shown(constant)));
-    let number = |text: &str| -> Result<Value> {
-        if let Ok(value) = text.parse::<i128>() {
-            return Ok(Value::Int(value));
-        }
-        parse_decimal(text)
-            .map(|(unscaled, scale)| Value::Decimal { unscaled, scale })
-            .ok_or_else(wrong)
-    };
-    let date = |days: i64| i32::try_from(days).map(Value::Date).map_err(|_| wrong());
-    Ok(Some(match (data_type, constant) {
-        (_, Constant::Null) => return Ok(None),
-        (DataType::Boolean, Constant::Bool(value)) => Value::Bool(*value),
-        (data_type, Constant::Number(text) | Constant::Text(text)) if data_type.is_floating() => {
-            Value::Float(text.trim().parse().map_err(|_| wrong())?)
-        }
-        (data_type, Constant::Number(text) | Constant::Text(text)) if data_type.is_integer() => {
-            number(text)?
-        }
-        (
-            DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..),
-            Constant::Number(text) | Constant::Text(text),
-        ) => number(text)?,
-        (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, Constant::Text(text)) => {
-            Value::String(text.clone())
-        }
-        (
-            DataType::Binary
-            | DataType::LargeBinary
-            | DataType::BinaryView
-            | DataType::FixedSizeBinary(_),
-            Constant::Text(text),
-        ) => match Value::parse(&format!("x'{text}'")) {
-            Ok(value) => value,
-            Err(_) => {
-                return Err(Error::config(format!(
-                    "'{text}' is not a text of hex digits"
-                )));
-            }
-        },
-        (DataType::Date32 | DataType::Date64, Constant::Date(days)) => date(*days)?,
-        (DataType::Date32 | DataType::Date64, Constant::Text(text)) => match civil_of(text)? {
-            (days, 0) => date(days)?,
-            _ => return Err(wrong()),
-        },
-        (DataType::Date32 | DataType::Date64, Constant::Civil(_) | Constant::Instant(_)) => {
-            return Err(Error::config(
-                "a date is compared with a timestamp; write date(…) around it",
-            ));
-        }
-        (DataType::Time32(_) | DataType::Time64(_), Constant::Text(text)) => {
-            let full = if text.matches(':').count() == 1 {
-                format!("T{text}:00")
-            } else {
-                format!("T{text}")
-            };
-            match Value::parse(&full) {
-                Ok(value) => value,
-                Err(_) => {
-                    return Err(Error::config(format!(
-                        "'{text}' is no time of day; write '09:30:00'"
-                    )));
-                }
-            }
-        }
-        (DataType::Timestamp(_, own), constant) => {
-            let zoned = own.is_some();
-            let civil = match constant {
-                Constant::Date(days) => i128::from(*days) * NS_PER_DAY,
-                Constant::Civil(ns) => *ns,
-                Constant::Instant(ns) => {
-                    let ns = if zoned { *ns } else { zone.civil(*ns)? };
-                    return Ok(Some(Value::Timestamp { ns, zoned }));
-                }
-                Constant::Text(text) => {
-                    let (days, ns) = civil_of(text)?;
-                    i128::from(days) * NS_PER_DAY + ns
-                }
-                Constant::Number(_) => {
-                    return Err(Error::config(
-                        "a number is compared with a timestamp; write timestamp '2026-11-01 09:30:00'",
-                    ));
-                }
-                _ => return Err(wrong()),
-            };
-            Value::Timestamp {
-                ns: if zoned { zone.instant(civil)? } else { civil },
-                zoned,
-            }
-        }
-        _ => return Err(wrong()),
-    }))
-}
-
-fn shown(constant: &Constant) -> String {
-    match constant {
-        Constant::Null => "null".to_owned(),
-        Constant::Bool(value) => value.to_string(),
-        Constant::Number(text) => text.clone(),
-        Constant::Text(text) => format!("'{text}'"),
-        Constant::Date(_) => "a date".to_owned(),
-        Constant::Civil(_) | Constant::Instant(_) => "a timestamp".to_owned(),
-        Constant::Interval(_) => "an interval".to_owned(),
+/// A date as the moment at which it begins on a clock on a wall.
+fn at_midnight(at: Constant) -> Constant {
+    match at {
+        Constant::Date(days) => Constant::Civil(i128::from(days) * NS_PER_DAY),
+        other => other,
     }
 }

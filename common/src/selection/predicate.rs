@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use sqlparser::keywords::ALL_KEYWORDS;
+
+use super::literal::sql;
 use crate::value::Value;
 
 /// How a column is compared with a value.
@@ -47,6 +50,19 @@ impl Comparison {
         }
     }
 
+    /// What holds where this does not.
+    #[must_use]
+    pub fn opposite(self) -> Comparison {
+        match self {
+            Comparison::Equal => Comparison::NotEqual,
+            Comparison::NotEqual => Comparison::Equal,
+            Comparison::Less => Comparison::GreaterOrEqual,
+            Comparison::LessOrEqual => Comparison::Greater,
+            Comparison::Greater => Comparison::LessOrEqual,
+            Comparison::GreaterOrEqual => Comparison::Less,
+        }
+    }
+
     fn symbol(self) -> &'static str {
         match self {
             Comparison::Equal => "=",
@@ -80,6 +96,45 @@ pub enum Predicate {
 }
 
 impl Predicate {
+    /// All of these, as one flat list.
+    pub(super) fn all(parts: Vec<Predicate>) -> Predicate {
+        let inner = |part| match part {
+            Predicate::And(inner) => inner,
+            other => vec![other],
+        };
+        Predicate::list(parts, inner, Predicate::And)
+    }
+
+    /// One of these, as one flat list.
+    pub(super) fn any(parts: Vec<Predicate>) -> Predicate {
+        let inner = |part| match part {
+            Predicate::Or(inner) => inner,
+            other => vec![other],
+        };
+        Predicate::list(parts, inner, Predicate::Or)
+    }
+
+    fn list(
+        parts: Vec<Predicate>,
+        inner: fn(Predicate) -> Vec<Predicate>,
+        list: fn(Vec<Predicate>) -> Predicate,
+    ) -> Predicate {
+        let mut flat: Vec<Predicate> = parts.into_iter().flat_map(inner).collect();
+        if flat.len() == 1 {
+            flat.remove(0)
+        } else {
+            list(flat)
+        }
+    }
+
+    /// The opposite.
+    pub(super) fn negated(self) -> Predicate {
+        match self {
+            Predicate::Not(inner) => *inner,
+            other => Predicate::Not(Box::new(other)),
+        }
+    }
+
     /// Tells the columns that it looks at, in order, with repetitions.
     pub fn visit_columns(&self, visit: &mut impl FnMut(&str)) {
         match self {
@@ -95,12 +150,15 @@ impl Predicate {
     }
 }
 
-/// A column's name as SQL writes it when it is not plain.
+/// A column's name as SQL writes it when it is not plain, or could be read as a word of SQL.
 pub(super) fn quoted(column: &str) -> String {
     let plain = column
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && !column.starts_with(|c: char| c.is_ascii_digit());
+        && !column.starts_with(|c: char| c.is_ascii_digit())
+        && ALL_KEYWORDS
+            .binary_search(&column.to_ascii_uppercase().as_str())
+            .is_err();
     if plain && !column.is_empty() {
         column.to_owned()
     } else {
@@ -124,10 +182,16 @@ impl fmt::Display for Predicate {
             Predicate::Constant(None) => f.write_str("null"),
             Predicate::Constant(Some(value)) => write!(f, "{value}"),
             Predicate::Compare(column, comparison, value) => {
-                write!(f, "{} {} {value}", quoted(column), comparison.symbol())
+                write!(
+                    f,
+                    "{} {} {}",
+                    quoted(column),
+                    comparison.symbol(),
+                    sql(value)
+                )
             }
             Predicate::In(column, values) => {
-                let values: Vec<String> = values.iter().map(Value::to_string).collect();
+                let values: Vec<String> = values.iter().map(sql).collect();
                 write!(f, "{} in ({})", quoted(column), values.join(", "))
             }
             Predicate::IsNull(column) => write!(f, "{} is null", quoted(column)),

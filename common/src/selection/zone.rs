@@ -5,7 +5,7 @@ use std::str::FromStr;
 use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeZone};
 use chrono_tz::Tz;
 
-use crate::error::{Error, Kind, OrError, Result};
+use crate::error::{Error, Result};
 use crate::value::{NS_PER_S, timestamp_ns_of};
 
 /// An IANA time zone.
@@ -24,9 +24,9 @@ impl Zone {
 
     /// What a clock on a wall shows at an instant, both in nanoseconds.
     pub(super) fn civil(self, instant_ns: i128) -> Result<i128> {
-        let seconds =
-            i64::try_from(instant_ns.div_euclid(NS_PER_S)).or_error(Kind::Config, "instant")?;
-        let at = DateTime::from_timestamp(seconds, 0)
+        let at = i64::try_from(instant_ns.div_euclid(NS_PER_S))
+            .ok()
+            .and_then(|seconds| DateTime::from_timestamp(seconds, 0))
             .ok_or_else(|| Error::config("an instant that no calendar has"))?;
         let offset = self
             .0

@@ -59,7 +59,14 @@ pub async fn open_directory(root: PathBuf, cpu: CpuPool, disk: Disk) -> Result<S
     cpu.run(move || {
         Disk::default()
             .create_directories(&made)
-            .map_err(|error| Error::config("directory").with_source(error))
+            .map_err(|error| Error::config("directory").with_source(error))?;
+        if !made.is_dir() {
+            return Err(Error::config(format!(
+                "{} is not a directory",
+                made.display()
+            )));
+        }
+        Ok(())
     })
     .await?;
     let lake = Lake::new(root, disk);
