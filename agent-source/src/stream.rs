@@ -111,6 +111,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         schema: strait_common::frame::schema_to_bytes(&attempt.schema)?,
         digest_id: attempt.digest_id.0.clone(),
     });
+        peer_timeout_ms: u64::try_from(attempt.peer_timeout.as_millis()).unwrap_or(u64::MAX),
     let opened = async {
         to_wire.send(message(open)).await.map_err(|_| gone())?;
         let mut client = attempt.link.client();
