@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use strait_common::digest::{Digest, DigestId};
 use strait_common::engine::{Cursor, Disposition, Level, Partition, Position, Receipt};
 use strait_common::frame::Frame;
+use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, Result, wire};
 use strait_proto::v1;
 use strait_proto::v1::copy_reply::Body as Reply;
@@ -266,6 +267,16 @@ impl Session {
 
     fn begin(&mut self, assignment: Assignment, step: &mut Step) -> Result<()> {
         if self.current.is_some() {
+    /// The partition that has been without an answer for longest.
+    pub fn oldest(&self) -> Option<&PartitionKey> {
+        let finishing = self
+            .finishing
+            .front()
+            .map(|finishing| &finishing.receipt.key);
+        let current = self.current.as_ref();
+        finishing.or_else(|| current.map(|current| &current.assignment.partition.key))
+    }
+
             return Err(Error::internal("a partition is assigned inside another"));
         }
         self.ordinal += 1;
