@@ -330,6 +330,7 @@ impl Shared {
             digest_id: DigestId(request.digest_id),
             keys,
             receipts_only: request.receipts_only,
+            unreceipted_too: request.unreceipted_too,
             budget: self.budget.for_stream(),
             cpu: self.cpu.clone(),
         };

@@ -202,6 +202,7 @@ pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<S
     let active = agent.cpu.run(move || store.active()).await?;
     for row in active {
         if row.job.spec == spec && row.job.again == request.again {
+            unreceipted_too: false,
             return Ok(Started::Attached(Box::new(row)));
         }
         if row.job.spec.to == spec.to {
