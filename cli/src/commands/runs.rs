@@ -126,7 +126,9 @@ pub(crate) async fn run(
             output.print(&format!(
                 "run {id} is given up; what it had committed stays"
             ));
-            output.print_json(&serde_json::json!({ "status": "abandoned", "run": id }));
+            output.print_json(
+                &serde_json::json!({ "status": "cancelled", "abandoned": true, "run": id }),
+            );
             Ok(Outcome::Done)
         }
     }

@@ -74,6 +74,7 @@ async fn until_end(connection: &Connection, output: &Output, id: &str) -> Result
                         kind: Kind::Unavailable,
                         message,
                         running: None,
+                        unreachable: true,
                     });
                 }
                 display.note("the agent has left; waiting for it, it goes on with its runs when it starts again");
