@@ -29,7 +29,7 @@ impl Pair {
         let lakes = Lakes::filled(DAYS, ROWS).await;
         let sink =
             AgentProcess::start(PROGRAM, "agent-sink", &sink_config(&lakes, "127.0.0.1:0")).await;
-        let network = Proxy::to(sink.address().parse().unwrap()).await;
+        let network = Proxy::to(sink.address().parse().expect("an address")).await;
         let source =
             AgentProcess::start(PROGRAM, "agent-source", &source_config(&lakes, &network)).await;
         Pair {
@@ -61,7 +61,7 @@ impl Pair {
 }
 
 fn operator(source: &AgentProcess) -> Operator {
-    let endpoint = Endpoint::from_shared(source.url()).unwrap();
+    let endpoint = Endpoint::from_shared(source.url()).expect("a URL");
     Operator {
         control: ControlClient::new(endpoint.connect_lazy()),
     }
@@ -89,7 +89,7 @@ fn source_config(lakes: &Lakes, network: &Proxy) -> PathBuf {
 
 fn written(lakes: &Lakes, name: &str, text: &str) -> PathBuf {
     let path = lakes.path(name);
-    std::fs::write(&path, text).unwrap();
+    std::fs::write(&path, text).expect("a file");
     path
 }
 

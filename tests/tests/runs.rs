@@ -162,7 +162,7 @@ fn staged_files(lakes: &Lakes) -> usize {
     fn count(dir: &std::path::Path) -> usize {
         let entries = std::fs::read_dir(dir).into_iter().flatten();
         entries
-            .map(|entry| entry.unwrap().path())
+            .map(|entry| entry.expect("it is there").path())
             .map(|path| match path.is_dir() {
                 true => count(&path),
                 false => usize::from(path.extension().is_some_and(|ext| ext == "parquet")),
