@@ -248,7 +248,7 @@ fn next_steps(dir: &Path, url: &str) -> String {
         .map_or_else(|_| "strait".to_owned(), |path| path.display().to_string());
     let root = dir.display();
     format!(
-        "\nTry next:\n  {program} agent-sink --config {root}/sink.toml & {program} agent-source --config {root}/source.toml &\n  \
+        "\nTry next:\n  {program} agent-sink --config {root}/sink.toml &\n  {program} agent-source --config {root}/source.toml &\n  \
          {program} --agent {url} sync --from a:{TABLE} --to b:demo/opening --where \"ts < timestamp '2026-01-05 10:00:00'\"\n  \
          {program} --agent {url} verify --from a:{TABLE} --to b:{TABLE}"
     )

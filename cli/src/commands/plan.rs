@@ -130,7 +130,7 @@ fn text(
             .map(|created| format!("would create {created}")),
     );
     lines.push(format!(
-        "streams: {} (memory admits {} at the source at {} each, {} at the sink at {} each)",
+        "streams: {}\nmemory admits {} at the source ({} each), {} at the sink ({} each)",
         summary.streams,
         summary.streams_admitted_source,
         format::bytes(summary.stream_bytes_source),
