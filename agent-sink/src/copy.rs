@@ -31,8 +31,12 @@ use tonic::Streaming;
 use crate::session::{Action, Event, Session};
 use crate::tables::Attached;
 
-/// How often the source hears that this side is alive.
-const ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the source hears that this side is alive, at least.
+const ALIVE_INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// The same, at most.
+const ALIVE_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// How often within the time after which the source gives this side up.
+const ALIVES_PER_PEER_TIMEOUT: u32 = 4;
 /// Control messages that may wait between the two tasks beside the frames of the window.
 const CONTROL_MESSAGES_MAX: usize = 8;
 
@@ -89,9 +93,18 @@ impl PhaseCell {
     }
 }
 
-/// Tells the source every few seconds what this side is busy with. Runs until the source is gone or the task is dropped.
-pub async fn alive(phase: PhaseCell, replies: Replies) {
-    let mut ticks = tokio::time::interval(ALIVE_INTERVAL);
+/// How often a source with this patience hears of this side; without one, the usual.
+pub fn alive_interval(peer_timeout_ms: u64) -> Duration {
+    if peer_timeout_ms == 0 {
+        return ALIVE_INTERVAL_MAX;
+    }
+    (Duration::from_millis(peer_timeout_ms) / ALIVES_PER_PEER_TIMEOUT)
+        .clamp(ALIVE_INTERVAL_MIN, ALIVE_INTERVAL_MAX)
+}
+
+/// Tells the source again and again what this side is busy with. Runs until the source is gone or the task is dropped.
+pub async fn alive(phase: PhaseCell, replies: Replies, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
     ticks.tick().await;
     loop {
         ticks.tick().await;

@@ -32,6 +32,8 @@ pub struct Readback {
     pub keys: Vec<PartitionKey>,
     /// Whether the ledger alone answers.
     pub receipts_only: bool,
+    /// Whether partitions without a receipt are named then, too.
+    pub unreceipted_too: bool,
     /// What reading takes its lease from.
     pub budget: Budget,
     /// Where digests are computed.
@@ -54,7 +56,7 @@ impl Readback {
                 receipts.insert(receipt.key.clone(), receipt);
             }
         }
-        if self.receipts_only {
+        if self.receipts_only && !self.unreceipted_too {
             for (key, receipt) in &receipts {
                 reply(replies, key, None, Some(receipt)).await?;
             }
@@ -73,6 +75,13 @@ impl Readback {
             if is_wanted(&partition.key) {
                 partitions.insert(partition.key.clone(), partition);
             }
+        }
+        if self.receipts_only {
+            let keys: BTreeSet<&PartitionKey> = receipts.keys().chain(partitions.keys()).collect();
+            for key in keys {
+                reply(replies, key, None, receipts.get(key)).await?;
+            }
+            return Ok(());
         }
         let keys: BTreeSet<&PartitionKey> = if wanted.is_empty() {
             partitions.keys().collect()

@@ -238,6 +238,7 @@ impl Shared {
             self.engine_timeout,
         );
         let shutdown = self.shutdown.clone();
+        let alive_interval = copy::alive_interval(open.peer_timeout_ms);
         let span = tracing::info_span!("copy", run = %run.short(), table = %id.table, %epoch);
         let work = async move {
             let phase = PhaseCell::new(Phase::Lease);
@@ -270,7 +271,7 @@ impl Shared {
             };
             let ended = tokio::select! {
                 ended = serve => ended,
-                () = copy::alive(phase.clone(), replies.clone()) => Err(Error::unavailable("the source has left the stream")),
+                () = copy::alive(phase.clone(), replies.clone(), alive_interval) => Err(Error::unavailable("the source has left the stream")),
                 () = replies.closed() => Err(Error::unavailable("the source has left the stream")),
                 () = shutdown.cancelled() => Err(Error::unavailable("the sink agent is stopping")),
             };
@@ -325,6 +326,7 @@ impl Shared {
             digest_id: DigestId(request.digest_id),
             keys,
             receipts_only: request.receipts_only,
+            unreceipted_too: request.unreceipted_too,
             budget: self.budget.for_stream(),
             cpu: self.cpu.clone(),
         };

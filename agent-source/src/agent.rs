@@ -36,6 +36,8 @@ pub struct Agent {
     /// A std mutex: held for look-ups only.
     live: Mutex<HashMap<RunId, Arc<Live>>>,
     driven: TaskTracker,
+    /// Held from the last look at what is under way until a new run is stored, so that a job asked for twice at once is begun once.
+    pub(crate) starting: tokio::sync::Mutex<()>,
 }
 
 impl Agent {
@@ -59,6 +61,7 @@ impl Agent {
             state_dir,
             live: Mutex::default(),
             driven: TaskTracker::new(),
+            starting: tokio::sync::Mutex::new(()),
             config,
         };
         let least = agent.stream_bytes(0);

@@ -114,13 +114,8 @@ impl Operators {
                 attached: true,
                 warnings: Vec::new(),
             }),
-            Started::Busy(id) => {
-                let mut status = Status::new(
-                    Code::AlreadyExists,
-                    format!(
-                        "run {id} is under way on this target; watch it with `strait runs watch {id}`"
-                    ),
-                );
+            Started::Owned(id, why) => {
+                let mut status = Status::new(Code::AlreadyExists, why);
                 if let Ok(value) = id.to_string().parse() {
                     status.metadata_mut().insert("strait-run", value);
                 }

@@ -38,6 +38,17 @@ pub struct Planned {
     link: Link,
 }
 
+/// A job resolved against what A looks like now. The sink was not asked yet.
+#[derive(Debug)]
+struct Resolved {
+    job: Job,
+    selection: Selection,
+    table: Table,
+    wanted: Table,
+    source: Arc<dyn Source>,
+    link: Link,
+}
+
 /// Resolves what is asked for, and asks the sink. With `dry_run` nothing is made at B.
 ///
 /// # Errors
@@ -49,6 +60,13 @@ pub async fn plan(
     now: i64,
     dry_run: bool,
 ) -> Result<Planned> {
+    resolve(agent, spec, again, now)
+        .await?
+        .prepare(agent, dry_run)
+        .await
+}
+
+async fn resolve(agent: &Agent, spec: Spec, again: bool, now: i64) -> Result<Resolved> {
     let source = agent.source(&spec.from.name)?;
     let link = agent.link(&spec.to.name)?;
     let table = source.describe(&spec.from.table).await?;
@@ -70,11 +88,6 @@ pub async fn plan(
         schema,
         divisions: table.divisions.clone(),
     };
-    let window = Window {
-        frames: agent.config.window_frames,
-        frame_bytes_max: agent.config.frame_bytes_max,
-    };
-    let reply = link.prepare(&spec.to, &wanted, window, dry_run).await?;
     let job = Job {
         resolved: selection.text(),
         digest_id: digest_id.0,
@@ -90,17 +103,43 @@ pub async fn plan(
             table.name, agent.config.memory_bytes
         )));
     }
-    let warnings = selection.warnings();
-    Ok(Planned {
+    Ok(Resolved {
         job,
         selection,
         table,
         wanted,
-        reply,
-        warnings,
         source,
         link,
     })
+}
+
+impl Resolved {
+    /// Asks the sink.
+    async fn prepare(self, agent: &Agent, dry_run: bool) -> Result<Planned> {
+        let Resolved {
+            job,
+            selection,
+            table,
+            wanted,
+            source,
+            link,
+        } = self;
+        let window = Window {
+            frames: agent.config.window_frames,
+            frame_bytes_max: agent.config.frame_bytes_max,
+        };
+        let reply = link.prepare(&job.spec.to, &wanted, window, dry_run).await?;
+        Ok(Planned {
+            warnings: selection.warnings(),
+            job,
+            selection,
+            table,
+            wanted,
+            reply,
+            source,
+            link,
+        })
+    }
 }
 
 impl Planned {
@@ -163,6 +202,7 @@ impl Planned {
             digest_id: self.job.digest_id.clone(),
             keys,
             receipts_only,
+            unreceipted_too: false,
         })
     }
 
@@ -192,26 +232,70 @@ pub struct Streams {
     pub admitted: u32,
 }
 
-/// Plans a run and stores it. An unfinished run with the same spec is answered instead, with `true`.
+/// Plans a run and stores it, unless a run is under way on the target or owns it.
 ///
 /// # Errors
-/// As [`plan`]; `Refused` with the other run's id if one is under way on the same target.
+/// As [`plan`].
 pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<Started> {
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
-    let store = agent.open_store()?;
-    let active = agent.cpu.run(move || store.active()).await?;
-    for row in active {
-        if row.job.spec == spec && row.job.again == request.again {
-            return Ok(Started::Attached(Box::new(row)));
-        }
-        if row.job.spec.to == spec.to {
-            return Ok(Started::Busy(row.id));
-        }
+    if let Some(started) = under_way(agent, &spec, request.again).await? {
+        return Ok(started);
     }
-    let planned = plan(agent, spec, request.again, now_ns(), false).await?;
+    let resolved = resolve(agent, spec.clone(), request.again, now_ns()).await?;
+    // Asked before anything is made at B: the run would end at its attach.
+    if let Some((owner, name, _)) = resolved.link.claim(&spec.to).await? {
+        return owned(agent, owner, &name, &spec).await;
+    }
+    let planned = resolved.prepare(agent, false).await?;
+    // Whoever asked for the same in the meantime has begun it by now, or waits here.
+    let _starting = agent.starting.lock().await;
+    if let Some(started) = under_way(agent, &spec, request.again).await? {
+        return Ok(started);
+    }
     begin(agent, planned, RunId::random(), request.streams)
         .await
         .map(|row| Started::New(Box::new(row)))
+}
+
+/// The unfinished run of this agent on the target.
+async fn under_way(agent: &Agent, spec: &Spec, again: bool) -> Result<Option<Started>> {
+    let store = agent.open_store()?;
+    let active = agent.cpu.run(move || store.active()).await?;
+    let found = active.into_iter().find(|row| row.job.spec.to == spec.to);
+    Ok(found.map(|row| {
+        if row.job.spec == *spec && row.job.again == again {
+            return Started::Attached(Box::new(row));
+        }
+        Started::Owned(row.id, watch_it(row.id))
+    }))
+}
+
+fn watch_it(id: RunId) -> String {
+    format!("run {id} is under way on this target; watch it with `strait runs watch {id}`")
+}
+
+/// What to do about a claim at the sink.
+async fn owned(agent: &Agent, id: RunId, owner: &str, spec: &Spec) -> Result<Started> {
+    let store = agent.open_store()?;
+    let why = match agent.cpu.run(move || store.run(id)).await? {
+        // Begun since the last look.
+        Some(row) if row.status.is_active() && row.job.spec == *spec => {
+            return Ok(Started::Attached(Box::new(row)));
+        }
+        Some(row) if row.status.is_active() => watch_it(id),
+        Some(row) => format!(
+            "run {id} owns this target and is {}; go on with `strait runs resume {id}`, or give it up with `strait runs abandon {id}`",
+            row.status.name()
+        ),
+        None => {
+            let to = &spec.to;
+            format!(
+                "run {id} of agent {owner} owns this target. If that agent has lost its state, take the run over with `strait runs adopt {id} \
+                 --to {to}`, or give it up with `strait runs abandon {id} --to {to}`"
+            )
+        }
+    };
+    Ok(Started::Owned(id, why))
 }
 
 /// What a request to start a run led to.
@@ -221,8 +305,8 @@ pub enum Started {
     New(Box<RunRow>),
     /// The same job is under way as this run.
     Attached(Box<RunRow>),
-    /// Another run is under way on the target.
-    Busy(RunId),
+    /// This run has the target, and what to do about it.
+    Owned(RunId, String),
 }
 
 /// Stores the plan under this id and begins to drive it.

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use strait_common::digest::{Digest, DigestId};
 use strait_common::engine::{Cursor, Disposition, Level, Partition, Position, Receipt};
 use strait_common::frame::Frame;
+use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, Result, wire};
 use strait_proto::v1;
 use strait_proto::v1::copy_reply::Body as Reply;
@@ -167,7 +168,9 @@ struct Current {
     digest: Digest,
     chunk: Chunk,
     ended: bool,
-    /// The frame up to which a checkpoint was asked for, once the stop is under way.
+    /// The frame up to which a checkpoint was asked for and not yet acknowledged.
+    unacked: Option<u64>,
+    /// The same, once the stop is under way and waits for it.
     stopping: Option<u64>,
 }
 
@@ -275,6 +278,16 @@ impl Session {
         self.finishing.len() + self.left.len()
     }
 
+    /// The partition that has been without an answer for longest.
+    pub fn oldest(&self) -> Option<&PartitionKey> {
+        let finishing = self
+            .finishing
+            .front()
+            .map(|finishing| &finishing.receipt.key);
+        let current = self.current.as_ref();
+        finishing.or_else(|| current.map(|current| &current.assignment.partition.key))
+    }
+
     fn begin(&mut self, assignment: Assignment, step: &mut Step) -> Result<()> {
         if self.current.is_some() {
             return Err(Error::internal("a partition is assigned inside another"));
@@ -297,6 +310,7 @@ impl Session {
             digest: from.map_or_else(Digest::default, |from| from.digest),
             chunk: Chunk::default(),
             ended: false,
+            unacked: None,
             stopping: None,
             assignment,
         });
@@ -321,6 +335,9 @@ impl Session {
                         seq: current.assignment.seq,
                         rows: ack.rows,
                     });
+                    if current.unacked == Some(ack.sequence) {
+                        current.unacked = None;
+                    }
                     if current.stopping == Some(ack.sequence) {
                         self.leave(None, step);
                     }
@@ -457,11 +474,16 @@ impl Session {
                 chunk_digest: current.chunk.digest.to_bytes().to_vec().into(),
             }));
             current.chunk = Chunk::default();
+            current.unacked = Some(current.sequence);
             if self.draining {
-                current.stopping = Some(current.sequence);
+                current.stopping = current.unacked;
             }
         } else if self.draining {
-            self.leave(None, step);
+            // A checkpoint that is on its way is lost if the stream ends before it arrives.
+            match current.unacked {
+                Some(sequence) => current.stopping = Some(sequence),
+                None => self.leave(None, step),
+            }
         }
     }
 
@@ -517,4 +539,94 @@ fn send_frame(frame: Frame, sequence: u64, part_bytes_max: u64, send: &mut Vec<R
 
 fn broken(what: &str) -> Error {
     Error::corrupt(format!("{what}: the sink does not follow the protocol"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session_with_a_checkpoint_under_way() -> Session {
+        let limits = Limits {
+            window_frames: 4,
+            frame_bytes_max: 4096,
+            chunk_bytes: 1,
+            finishes_max: 1,
+        };
+        let mut session = Session::new(limits, DigestId("test".to_owned()), String::new());
+        let partition = Partition {
+            key: PartitionKey::default(),
+            rows: None,
+            bytes: None,
+            version: strait_common::engine::Version("1".to_owned()),
+            pin: String::new(),
+        };
+        let assignment = Assignment {
+            seq: 0,
+            partition,
+            disposition: Disposition::Append,
+            from: None,
+        };
+        let begun = Event::Assigned(Some(Box::new(assignment)));
+        session.apply(begun).unwrap();
+        let frame = Frame {
+            rows: 1,
+            raw_bytes: 8,
+            compressed: false,
+            checksum: 0,
+            payload: bytes::Bytes::from_static(&[0; 8]),
+        };
+        let batch = Event::Batch(Encoded {
+            frames: vec![frame],
+            end: Cursor::start(),
+            rows: 1,
+            digest: Digest::default(),
+        });
+        let step = session.apply(batch).unwrap();
+        assert!(matches!(
+            step.send[..],
+            [Request::Frame(_), Request::Checkpoint(_)]
+        ));
+        session
+    }
+
+    /// The run learns that the partition is left when the sink has answered the Skip, and the stream ends.
+    fn is_left(session: &mut Session) {
+        let skipped = Reply::Skipped(v1::Skipped { ordinal: 1 });
+        let step = session.apply(Event::Reply(skipped)).unwrap();
+        assert!(matches!(step.reports[..], [Report::Left { seq: 0 }]));
+        assert_eq!(session.want(), Want::Nothing);
+    }
+
+    #[test]
+    fn a_soft_stop_waits_for_the_checkpoint_under_way() {
+        let mut session = session_with_a_checkpoint_under_way();
+        let step = session.apply(Event::Drain).unwrap();
+        assert!(step.send.is_empty() && step.reports.is_empty(), "{step:?}");
+        assert_eq!(session.want(), Want::Reply);
+
+        let ack = v1::Ack {
+            ordinal: 1,
+            sequence: 1,
+            rows: 1,
+        };
+        let step = session.apply(Event::Reply(Reply::Ack(ack))).unwrap();
+        assert!(matches!(step.send[..], [Request::Skip(_)]));
+        assert!(matches!(step.reports[..], [Report::Acked { .. }]));
+        assert_eq!(session.want(), Want::Reply);
+        is_left(&mut session);
+    }
+
+    #[test]
+    fn a_soft_stop_leaves_at_once_what_is_checkpointed() {
+        let mut session = session_with_a_checkpoint_under_way();
+        let ack = v1::Ack {
+            ordinal: 1,
+            sequence: 1,
+            rows: 1,
+        };
+        session.apply(Event::Reply(Reply::Ack(ack))).unwrap();
+        let step = session.apply(Event::Drain).unwrap();
+        assert!(matches!(step.send[..], [Request::Skip(_)]));
+        is_left(&mut session);
+    }
 }

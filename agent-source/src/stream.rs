@@ -19,6 +19,7 @@ use strait_common::selection::Selection;
 use strait_common::shutdown::Shutdown;
 use strait_common::{Context, Error, Result};
 use strait_proto::v1;
+use strait_proto::v1::alive::Phase;
 use strait_proto::v1::copy_reply::Body as Reply;
 use strait_proto::v1::copy_request::Body as Request;
 use tokio::sync::mpsc;
@@ -110,6 +111,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         frame_bytes_max: attempt.window.frame_bytes_max,
         schema: strait_common::frame::schema_to_bytes(&attempt.schema)?,
         digest_id: attempt.digest_id.0.clone(),
+        peer_timeout_ms: u64::try_from(attempt.peer_timeout.as_millis()).unwrap_or(u64::MAX),
     });
     let opened = async {
         to_wire.send(message(open)).await.map_err(|_| gone())?;
@@ -145,6 +147,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         to_wire,
         replies,
         heard: Instant::now(),
+        busy: None,
         encoder: Some(Encoder::new(attempt.compression)?),
         reader: None,
         budget,
@@ -165,6 +168,8 @@ struct Stream<'a, B> {
     to_wire: mpsc::Sender<v1::CopyRequest>,
     replies: Streaming<v1::CopyReply>,
     heard: Instant,
+    /// The phase that the sink has named since it answered last, and since when.
+    busy: Option<(Phase, Instant)>,
     encoder: Option<Encoder>,
     reader: Option<EngineStream<Batch>>,
     budget: Budget,
@@ -221,7 +226,9 @@ impl<B: Board> Stream<'_, B> {
                 }
                 reply = next_reply(&mut self.replies) => {
                     self.heard = Instant::now();
-                    self.apply(Event::Reply(reply?)).await?;
+                    let reply = reply?;
+                    self.check_busy(&reply)?;
+                    self.apply(Event::Reply(reply)).await?;
                 }
                 permit = to_wire.reserve(), if !self.outbox.is_empty() => {
                     let permit = permit.map_err(|_| gone())?;
@@ -249,6 +256,41 @@ impl<B: Board> Stream<'_, B> {
             }
             drop_if_idle(&mut oversized, &self.outbox);
         }
+    }
+
+    /// A sink that is alive and never comes to an end of what it does is as good as dead. It fails the partition itself when its engine does
+    /// not answer, and the stream goes on; only where it does not, long after it should have, is the stream given up here.
+    fn check_busy(&mut self, reply: &Reply) -> Result<()> {
+        let Reply::Alive(alive) = reply else {
+            self.busy = None;
+            return Ok(());
+        };
+        let phase = alive.phase();
+        let Some(name) = engine_phase(phase) else {
+            self.busy = None;
+            return Ok(());
+        };
+        let since = match self.busy {
+            Some((busy, since)) if busy == phase => since,
+            _ => {
+                self.busy = Some((phase, self.heard));
+                self.heard
+            }
+        };
+        let lasted = (self.heard - since).max(Duration::from_millis(alive.since_ms));
+        let timeout = self.attempt.engine_timeout;
+        if lasted <= timeout + self.attempt.peer_timeout {
+            return Ok(());
+        }
+        let under_way = self
+            .session
+            .oldest()
+            .map(|key| format!("; partition {} is under way", key.label()))
+            .unwrap_or_default();
+        Err(Error::unavailable(format!(
+            "{name}: the sink's engine has not answered for {} s (engine_timeout){under_way}",
+            timeout.as_secs()
+        )))
     }
 
     async fn assigned(&mut self, assignment: Option<Box<Assignment>>) -> Result<()> {
@@ -361,6 +403,18 @@ impl<B: Board> Stream<'_, B> {
             self.board.report(report).await?;
         }
         Ok(())
+    }
+}
+
+/// The phases in which the sink waits for its engine.
+fn engine_phase(phase: Phase) -> Option<&'static str> {
+    match phase {
+        Phase::Begin => Some("begin"),
+        Phase::Append => Some("append"),
+        Phase::Checkpoint => Some("checkpoint"),
+        Phase::Finish => Some("finish"),
+        // Nothing to do, or memory to wait for, may last.
+        Phase::Unspecified | Phase::Lease | Phase::Idle => None,
     }
 }
 

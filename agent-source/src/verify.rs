@@ -44,9 +44,12 @@ pub async fn verify(
             .for_each(|partition| count(&mut totals, partition));
         send(v1::verify_reply::Body::Page(v1::VerifyPage { partitions })).await?;
     }
-    // What only B has, by its own list.
+    // What only B has: by its ledger, and by what is there, since other writers leave no receipt.
     let mut extra = Vec::new();
-    let request = planned.digest_request(Vec::new(), true)?;
+    let request = v1::DigestRequest {
+        unreceipted_too: true,
+        ..planned.digest_request(Vec::new(), true)?
+    };
     let mut digests = planned.link().digests(request).await?;
     while let Some((reply, _)) = digests.next().await? {
         let key = reply.key.parse()?;

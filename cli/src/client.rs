@@ -17,12 +17,15 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(url: &str) -> Result<Connection> {
-        let wrong = |_| {
+        let wrong = || {
             Failure::from(Error::config(format!(
                 "'{url}' is not the URL of an agent; write for example http://127.0.0.1:7401"
             )))
         };
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(wrong)?;
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?;
+        if endpoint.uri().scheme_str() != Some("http") {
+            return Err(wrong());
+        }
         let channel = endpoint
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(10))

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
 /// What `strait demo --json` prints.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// done, or as the run ended; "different" if the lakes are not equal.
+    /// As the run ended.
     status: String,
     dir: String,
     rows: u64,
@@ -130,26 +130,13 @@ async fn replicate(
         ..v1::StartRunRequest::default()
     };
     let reply = connection.control().start_run(request).await?.into_inner();
-    // The result of the run is part of this command's own.
-    let silent = Output {
-        json: false,
-        ..Output::new(false, output.quiet)
-    };
-    let silent = if output.json {
-        Output {
-            quiet: true,
-            live: false,
-            json: true,
-        }
-    } else {
-        silent
-    };
     let run = reply.run.unwrap_or_default();
     let (outcome, run) = if output.json {
+        // The run is a part of this command's own object.
         watch_quietly(&connection, run.id).await?
     } else {
         let id = run.id.clone();
-        let outcome = watch::run(&connection, &silent, run.id, false).await?;
+        let outcome = watch::run(&connection, output, run.id, false).await?;
         (
             outcome,
             connection
@@ -172,11 +159,7 @@ async fn replicate(
     ));
     let equal = verification.different.is_empty();
     output.print_json(&Report {
-        status: if equal {
-            run.status.clone()
-        } else {
-            "different".to_owned()
-        },
+        status: run.status.clone(),
         dir: dir.display().to_string(),
         rows: progress.rows_done,
         partitions: progress.partitions,
@@ -265,7 +248,7 @@ fn next_steps(dir: &Path, url: &str) -> String {
         .map_or_else(|_| "strait".to_owned(), |path| path.display().to_string());
     let root = dir.display();
     format!(
-        "\nTry next:\n  {program} agent-sink --config {root}/sink.toml & {program} agent-source --config {root}/source.toml &\n  \
+        "\nTry next:\n  {program} agent-sink --config {root}/sink.toml &\n  {program} agent-source --config {root}/source.toml &\n  \
          {program} --agent {url} sync --from a:{TABLE} --to b:demo/opening --where \"ts < timestamp '2026-01-05 10:00:00'\"\n  \
          {program} --agent {url} verify --from a:{TABLE} --to b:{TABLE}"
     )

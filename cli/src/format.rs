@@ -65,7 +65,8 @@ pub(crate) fn time(seconds: i64) -> String {
     value.to_string()
 }
 
-/// A table whose columns are aligned: the first `left` of them to the left, the others to the right. The last column is never padded.
+/// A table whose columns are aligned: the first `left` of them and the last one to the left, the others to the right. The last column is never
+/// padded, so that narrow terminals wrap only what is long.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>], left: usize) -> String {
     let width = |column: usize| {
         let cells = rows
@@ -84,11 +85,9 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>], left: usize) -> Strin
             let pad = " ".repeat(widths[at].saturating_sub(cell.chars().count()));
             let last = at + 1 == header.len();
             match (at < left, last) {
-                (true, true) => text.push_str(cell),
+                (_, true) => text.push_str(cell),
                 (true, false) => text.push_str(&format!("{cell}{pad}  ")),
-                (false, _) => {
-                    text.push_str(&format!("{pad}{cell}{}", if last { "" } else { "  " }))
-                }
+                (false, false) => text.push_str(&format!("{pad}{cell}  ")),
             }
         }
         text.trim_end().to_owned()
@@ -123,12 +122,12 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let rows = vec![
-            vec!["a".to_owned(), "1".to_owned()],
-            vec!["long".to_owned(), "1,000".to_owned()],
+            vec!["a".to_owned(), "1".to_owned(), "done".to_owned()],
+            vec!["long".to_owned(), "1,000".to_owned(), "✓".to_owned()],
         ];
         assert_eq!(
-            table(&["key", "rows"], &rows, 1),
-            "key    rows\na         1\nlong  1,000"
+            table(&["key", "rows", "state"], &rows, 1),
+            "key    rows  state\na         1  done\nlong  1,000  ✓"
         );
     }
 }

@@ -1,6 +1,8 @@
-//! What `--json` prints, one object a command. Fields are only ever added.
+//! What `--json` prints, one object a command. Fields are only ever added; the README lists them.
 //!
-//! `sync` and `runs show|watch|resume`: [`Run`]. `status` is one of planned, running, done, partial, failed, cancelled, abandoned.
+//! `status` is one of planned, running, done, partial, failed, cancelled, whatever the command: of a run for `sync` and `runs`, of the command itself
+//! elsewhere. `sync` and `runs show|watch|resume|cancel|adopt` print a [`Run`], `runs list` several, `plan` a [`Plan`], `verify` a
+//! [`Verification`]; a command that fails prints `{"status":"failed","error":{"kind","message","run"}}`.
 
 use serde::Serialize;
 use strait_proto::v1;
@@ -8,7 +10,7 @@ use strait_proto::v1;
 /// A run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Run {
-    /// planned, running, done, partial, failed, cancelled, abandoned.
+    /// planned, running, done, partial, failed, cancelled.
     pub(crate) status: String,
     pub(crate) run: String,
     pub(crate) from: String,
@@ -19,6 +21,8 @@ pub(crate) struct Run {
     pub(crate) now: i64,
     /// Whether the request found this run under way.
     pub(crate) attached: bool,
+    /// Whether it was given up; such a run is cancelled and cannot be resumed.
+    pub(crate) abandoned: bool,
     pub(crate) partitions: u64,
     pub(crate) partitions_done: u64,
     /// Found committed by an earlier run, with equal version and selection: nothing was sent.
@@ -55,8 +59,14 @@ impl Run {
     pub(crate) fn new(run: &v1::Run, attached: bool, failed: &[v1::RunPartition]) -> Run {
         let selectors = run.selectors.clone().unwrap_or_default();
         let progress = run.progress.clone().unwrap_or_default();
+        let abandoned = run.status == "abandoned";
         Run {
-            status: run.status.clone(),
+            status: if abandoned {
+                "cancelled".to_owned()
+            } else {
+                run.status.clone()
+            },
+            abandoned,
             run: run.id.clone(),
             from: selectors.from,
             to: selectors.to,
@@ -133,7 +143,7 @@ pub(crate) struct PlannedPartition {
 /// A comparison.
 #[derive(Debug, Serialize)]
 pub(crate) struct Verification {
-    /// "equal" or "different".
+    /// Always "done"; the counts and the exit code say what was found.
     pub(crate) status: &'static str,
     pub(crate) partitions: u64,
     pub(crate) equal: u64,
@@ -174,6 +184,7 @@ mod tests {
             .map(String::as_str)
             .collect();
         let documented = [
+            "abandoned",
             "attached",
             "attempts",
             "elapsed_ms",

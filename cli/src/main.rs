@@ -71,7 +71,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| {
+        // Machines get their object even for words that cannot be understood.
+        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            report::print_usage_error(&error.to_string());
+        }
+        error.exit()
+    });
     let named = |name: &str, rest: Vec<OsString>| std::iter::once(OsString::from(name)).chain(rest);
     let command = match arguments.command {
         Command::AgentSource { arguments } => {
@@ -97,7 +103,7 @@ fn main() -> ExitCode {
     let agent = arguments.agent;
     let result = runtime.block_on(async {
         let connect = || Connection::new(&agent);
-        match command {
+        let result = match command {
             Command::Sync(arguments) => commands::sync::run(&connect()?, &output, arguments).await,
             Command::Plan(arguments) => commands::plan::run(&connect()?, &output, arguments).await,
             Command::Verify(arguments) => {
@@ -105,9 +111,10 @@ fn main() -> ExitCode {
             }
             Command::Runs(command) => commands::runs::run(&connect()?, &output, command).await,
             Command::Health => commands::health::run(&connect()?, &output).await,
-            Command::Demo(arguments) => demo::run(&output, arguments).await,
+            Command::Demo(arguments) => return demo::run(&output, arguments).await,
             Command::AgentSource { .. } | Command::AgentSink { .. } => Ok(Outcome::Done),
-        }
+        };
+        result.map_err(|failure| failure.of_agent(&agent))
     });
     output.exit(result)
 }

@@ -32,6 +32,19 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     /// The run that is under way, where that is the reason.
     pub(crate) running: Option<String>,
+    /// Whether the source agent itself could not be reached.
+    pub(crate) unreachable: bool,
+}
+
+impl Failure {
+    /// Names the agent where it could not be reached: it has said nothing, so nothing else tells which one was asked.
+    pub(crate) fn of_agent(mut self, url: &str) -> Failure {
+        if self.unreachable {
+            let url = strait_common::config::without_secrets(url);
+            self.message = format!("source agent {url}: {}", self.message);
+        }
+        self
+    }
 }
 
 impl From<strait_common::Error> for Failure {
@@ -40,6 +53,7 @@ impl From<strait_common::Error> for Failure {
             kind: error.kind(),
             message: error.to_string(),
             running: None,
+            unreachable: false,
         }
     }
 }
@@ -51,9 +65,13 @@ impl From<tonic::Status> for Failure {
             .get("strait-run")
             .and_then(|run| run.to_str().ok())
             .map(str::to_owned);
+        // What an agent says carries its kind; what the transport says does not.
+        let silent = !status.metadata().contains_key("strait-kind");
+        let failure = Failure::from(strait_common::Error::from(status));
         Failure {
             running,
-            ..Failure::from(strait_common::Error::from(status))
+            unreachable: silent && failure.kind == Kind::Unavailable,
+            ..failure
         }
     }
 }
@@ -109,14 +127,10 @@ impl Output {
         let code = exit_code(&result);
         if let Err(failure) = result {
             if self.json {
-                let error = serde_json::json!({
-                    "status": "failed",
-                    "error": { "kind": failure.kind.name(), "message": failure.message, "run": failure.running },
-                });
-                println!("{error}");
+                println!("{}", json_error(&failure));
             }
             eprintln!("error: {}", failure.message);
-            if let Some(hint) = hint(failure.kind) {
+            if let Some(hint) = hint(&failure) {
                 eprintln!("hint: {hint}");
             }
         }
@@ -124,11 +138,26 @@ impl Output {
     }
 }
 
-fn hint(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::Unavailable => Some(
-            "is the agent up, and --agent (or STRAIT_AGENT) right? `strait health` asks it; a retry can help",
-        ),
+fn json_error(failure: &Failure) -> serde_json::Value {
+    serde_json::json!({
+        "status": "failed",
+        "error": { "kind": failure.kind.name(), "message": failure.message, "run": failure.running },
+    })
+}
+
+/// The JSON object for arguments that cannot be understood; the text for people is clap's.
+pub(crate) fn print_usage_error(text: &str) {
+    let text = text.strip_prefix("error: ").unwrap_or(text).trim_end();
+    let failure = Failure::from(strait_common::Error::config(text));
+    println!("{}", json_error(&failure));
+}
+
+fn hint(failure: &Failure) -> Option<&'static str> {
+    match failure.kind {
+        Kind::Unavailable if failure.unreachable => {
+            Some("is it up, and --agent (or STRAIT_AGENT) right? `strait health` asks it")
+        }
+        Kind::Unavailable => Some("a retry can help; the agent's log has more"),
         Kind::Internal => Some("this is a bug of Strait; the agent's log has more"),
         _ => None,
     }
@@ -161,6 +190,7 @@ mod tests {
                 kind,
                 message: String::new(),
                 running: running.map(str::to_owned),
+                unreachable: false,
             })
         };
         let ends = [

@@ -26,7 +26,7 @@ pub(crate) async fn run(connection: &Connection, output: &Output) -> Result<Outc
         }
     ));
     output.print_json(
-        &serde_json::json!({ "status": if serving { "serving" } else { "not_serving" } }),
+        &serde_json::json!({ "status": if serving { "done" } else { "failed" }, "serving": serving }),
     );
     Ok(if serving {
         Outcome::Done

@@ -13,8 +13,8 @@ use crate::report::{Outcome, Output, Result};
 pub(crate) struct Arguments {
     #[command(flatten)]
     selectors: Selectors,
-    /// Streams at a time; as many as the agent is configured for without it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Streams at a time [default: as many as the agent is configured for]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     streams: u32,
 }
 
@@ -130,7 +130,7 @@ fn text(
             .map(|created| format!("would create {created}")),
     );
     lines.push(format!(
-        "streams: {} (memory admits {} at the source at {} each, {} at the sink at {} each)",
+        "streams: {}\nmemory admits {} at the source ({} each), {} at the sink ({} each)",
         summary.streams,
         summary.streams_admitted_source,
         format::bytes(summary.stream_bytes_source),

@@ -126,7 +126,9 @@ pub(crate) async fn run(
             output.print(&format!(
                 "run {id} is given up; what it had committed stays"
             ));
-            output.print_json(&serde_json::json!({ "status": "abandoned", "run": id }));
+            output.print_json(
+                &serde_json::json!({ "status": "cancelled", "abandoned": true, "run": id }),
+            );
             Ok(Outcome::Done)
         }
     }
@@ -153,11 +155,11 @@ async fn list(connection: &Connection, output: &Output, limit: u32) -> Result<Ou
             vec![
                 run.id.get(..8).unwrap_or(&run.id).to_owned(),
                 run.status.clone(),
-                format!("{} -> {}", selectors.from, selectors.to),
                 format::time(run.created_at),
                 format!("{done}/{}", progress.partitions),
                 format::count(progress.rows_done),
                 format::duration_ms(progress.elapsed_ms),
+                format!("{} -> {}", selectors.from, selectors.to),
             ]
         })
         .collect();
@@ -165,17 +167,9 @@ async fn list(connection: &Connection, output: &Output, limit: u32) -> Result<Ou
         output.print("no runs yet; `strait sync` begins one");
     } else {
         output.print(&format::table(
-            &[
-                "run",
-                "status",
-                "what",
-                "planned",
-                "partitions",
-                "rows",
-                "time",
-            ],
+            &["run", "status", "planned", "done", "rows", "time", "what"],
             &rows,
-            4,
+            3,
         ));
     }
     let runs: Vec<_> = runs

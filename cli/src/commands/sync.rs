@@ -10,8 +10,8 @@ use crate::report::{Outcome, Output, Result};
 pub(crate) struct Arguments {
     #[command(flatten)]
     selectors: Selectors,
-    /// Streams at a time; as many as the agent is configured for without it
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Streams at a time [default: as many as the agent is configured for]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     streams: u32,
     /// Append although earlier runs have copied other rows of the same partitions
     #[arg(long)]

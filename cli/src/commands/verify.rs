@@ -59,11 +59,7 @@ pub(crate) async fn verify(
         }
     }
     Ok(json::Verification {
-        status: if different.is_empty() {
-            "equal"
-        } else {
-            "different"
-        },
+        status: "done",
         partitions: totals.partitions,
         equal: totals.equal,
         differs: totals.differs,
@@ -101,7 +97,7 @@ pub(crate) fn text(verification: &json::Verification) -> String {
         lines.push(format::table(&["partition", "result", "why"], &rows, 3));
     }
     lines.push(format!(
-        "{} of {} partitions equal, {} differ, {} behind, {} only at the sink; {} rows at the source, {} at the sink",
+        "{} of {} partitions equal, {} differ, {} behind, {} only at the sink\n{} rows at the source, {} at the sink",
         format::count(verification.equal),
         format::count(verification.partitions),
         format::count(verification.differs),

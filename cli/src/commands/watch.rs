@@ -74,6 +74,7 @@ async fn until_end(connection: &Connection, output: &Output, id: &str) -> Result
                         kind: Kind::Unavailable,
                         message,
                         running: None,
+                        unreachable: true,
                     });
                 }
                 display.note("the agent has left; waiting for it, it goes on with its runs when it starts again");
@@ -210,7 +211,7 @@ pub(crate) fn summary(run: &v1::Run) -> String {
     ));
     if progress.rows_sent > 0 {
         lines.push(format!(
-            "{} rows/s, {}/s raw, {}/s on the wire ({}); source agent at most {} of memory",
+            "{} rows/s, {}/s raw, {}/s on the wire ({})\nsource agent: at most {} of memory",
             format::count(format::per_second(progress.rows_sent, ms)),
             format::bytes(format::per_second(progress.raw_bytes, ms)),
             format::bytes(format::per_second(progress.wire_bytes, ms)),

@@ -1,0 +1,276 @@
+//! An engine that can be held: passes everything on to the store below it, writes down what was asked, and lets one act on one partition wait
+//! for as long as a test likes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use strait_common::Result;
+use strait_common::engine::{
+    Attachment, Begun, Claim, Disposition, Finished, Mark, Outcome, Partition, PartitionWriter,
+    Position, Prepared, Receipt, Sink, SinkLimits, Store, Stream, Table,
+};
+use strait_common::ids::{Epoch, TableName};
+use strait_common::key::PartitionKey;
+use tokio::sync::watch;
+
+/// What a writer can be held at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Opening a partition.
+    Begin,
+    /// Giving rows to the engine.
+    Append,
+    /// Making a chunk durable.
+    Checkpoint,
+    /// Publishing.
+    Finish,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    act: Act,
+    label: String,
+    /// Rows of the partition that pass first.
+    after_rows: u64,
+}
+
+/// The hand on the engine. Clones share it; it outlives the agents that use it.
+#[derive(Clone, Debug)]
+pub struct Hand {
+    held: Arc<watch::Sender<Option<Held>>>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// By label of the partition: rows that were appended, over all attempts.
+    appended: BTreeMap<String, u64>,
+    /// The rows from which each begin went on.
+    begun_from: BTreeMap<String, Vec<u64>>,
+    checkpoints: BTreeMap<String, u64>,
+    /// Acts that were held, by label.
+    waited: Vec<String>,
+}
+
+impl Default for Hand {
+    fn default() -> Hand {
+        Hand {
+            held: Arc::new(watch::Sender::new(None)),
+            seen: Arc::default(),
+        }
+    }
+}
+
+impl Hand {
+    /// The store, with this hand on its sink half.
+    pub fn on(&self, store: Store) -> Store {
+        Store {
+            source: store.source,
+            sink: Arc::new(HeldSink {
+                below: store.sink,
+                hand: self.clone(),
+            }),
+        }
+    }
+
+    /// From now on this act on the partition with this label does not return.
+    pub fn hold(&self, act: Act, label: &str) {
+        self.hold_after(act, label, 0);
+    }
+
+    /// The same once the engine has taken so many rows of the partition.
+    pub fn hold_after(&self, act: Act, label: &str, after_rows: u64) {
+        self.seen().waited.clear();
+        self.held.send_replace(Some(Held {
+            act,
+            label: label.to_owned(),
+            after_rows,
+        }));
+    }
+
+    /// Nothing is held any more.
+    pub fn release(&self) {
+        self.held.send_replace(None);
+    }
+
+    /// Waits until the engine has been asked for what is held.
+    pub async fn is_holding(&self, label: &str) {
+        crate::eventually(&format!("the engine is held at {label}"), async || {
+            self.seen()
+                .waited
+                .iter()
+                .any(|at| at == label)
+                .then_some(())
+        })
+        .await;
+    }
+
+    /// Rows that were given to the engine, by label, over all attempts.
+    pub fn appended(&self) -> BTreeMap<String, u64> {
+        self.seen().appended.clone()
+    }
+
+    /// The rows from which each begin of this partition went on: 0 for its start.
+    pub fn begun_from(&self, label: &str) -> Vec<u64> {
+        self.seen()
+            .begun_from
+            .get(label)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// How many checkpoints of this partition the engine has made durable.
+    pub fn checkpoints(&self, label: &str) -> u64 {
+        self.seen().checkpoints.get(label).copied().unwrap_or(0)
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn pass(&self, act: Act, label: &str) {
+        let mut held = self.held.subscribe();
+        let taken = self.seen().appended.get(label).copied().unwrap_or(0);
+        let is_held = |held: &Option<Held>| {
+            held.as_ref().is_some_and(|held| {
+                held.act == act && held.label == label && taken >= held.after_rows
+            })
+        };
+        if is_held(&held.borrow()) {
+            self.seen().waited.push(label.to_owned());
+        }
+        // The sender lives as long as this hand.
+        let _ = held.wait_for(|held| !is_held(held)).await;
+    }
+}
+
+#[derive(Debug)]
+struct HeldSink {
+    below: Arc<dyn Sink>,
+    hand: Hand,
+}
+
+#[async_trait]
+impl Sink for HeldSink {
+    fn limits(&self, schema: &SchemaRef) -> Result<SinkLimits> {
+        self.below.limits(schema)
+    }
+
+    async fn space(&self) -> Result<Option<u64>> {
+        self.below.space().await
+    }
+
+    async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
+        self.below.prepare(table, wanted, dry_run).await
+    }
+
+    async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {
+        Ok(Arc::new(HeldAttachment {
+            below: self.below.attach(claim).await?,
+            hand: self.hand.clone(),
+        }))
+    }
+
+    async fn claim(&self, table: &TableName) -> Result<Option<Claim>> {
+        self.below.claim(table).await
+    }
+
+    async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
+        self.below.receipts(table).await
+    }
+}
+
+#[derive(Debug)]
+struct HeldAttachment {
+    below: Arc<dyn Attachment>,
+    hand: Hand,
+}
+
+#[async_trait]
+impl Attachment for HeldAttachment {
+    fn epoch(&self) -> Epoch {
+        self.below.epoch()
+    }
+
+    async fn positions(&self) -> Result<Stream<Position>> {
+        self.below.positions().await
+    }
+
+    async fn begin(
+        &self,
+        partition: &Partition,
+        disposition: Disposition,
+        from: Option<&Position>,
+    ) -> Result<Begun> {
+        let label = partition.key.label();
+        self.hand.pass(Act::Begin, &label).await;
+        let rows = from.map_or(0, |from| from.rows);
+        self.hand
+            .seen()
+            .begun_from
+            .entry(label.clone())
+            .or_default()
+            .push(rows);
+        Ok(
+            match self.below.begin(partition, disposition, from).await? {
+                Begun::Writer(below) => Begun::Writer(Box::new(HeldWriter {
+                    below,
+                    hand: self.hand.clone(),
+                    label,
+                })),
+                already => already,
+            },
+        )
+    }
+
+    async fn drop_partition(&self, key: &PartitionKey) -> Result<()> {
+        self.below.drop_partition(key).await
+    }
+
+    async fn complete(&self, outcome: Outcome) -> Result<()> {
+        self.below.complete(outcome).await
+    }
+}
+
+#[derive(Debug)]
+struct HeldWriter {
+    below: Box<dyn PartitionWriter>,
+    hand: Hand,
+    label: String,
+}
+
+#[async_trait]
+impl PartitionWriter for HeldWriter {
+    async fn append(&mut self, records: RecordBatch) -> Result<()> {
+        self.hand.pass(Act::Append, &self.label).await;
+        let rows = records.num_rows() as u64;
+        self.below.append(records).await?;
+        *self
+            .hand
+            .seen()
+            .appended
+            .entry(self.label.clone())
+            .or_default() += rows;
+        Ok(())
+    }
+
+    async fn checkpoint(&mut self, mark: Mark) -> Result<Position> {
+        self.hand.pass(Act::Checkpoint, &self.label).await;
+        let position = self.below.checkpoint(mark).await?;
+        *self
+            .hand
+            .seen()
+            .checkpoints
+            .entry(self.label.clone())
+            .or_default() += 1;
+        Ok(position)
+    }
+
+    async fn finish(self: Box<Self>, receipt: Receipt) -> Result<Finished> {
+        self.hand.pass(Act::Finish, &self.label).await;
+        self.below.finish(receipt).await
+    }
+}

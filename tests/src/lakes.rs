@@ -1,0 +1,284 @@
+//! Two lakes in one temporary directory: A, filled through the engine's own sink, and B, read back through the engine's own source.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Date32Array, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use futures::StreamExt;
+use strait_common::budget::Budget;
+use strait_common::cpu::CpuPool;
+use strait_common::digest::{Digest, DigestId, digest};
+use strait_common::engine::{
+    Begun, Claim, Cursor, Disposition, Division, DivisionKind, Level, Outcome, Partition,
+    ReadLimits, Receipt, Store, Table, Version,
+};
+use strait_common::ids::{RunId, TableName};
+use strait_common::key::{Cell, PartitionKey};
+use strait_common::selection::{Selection, SelectionSpec};
+use strait_common::value::Value;
+use strait_lake::disk::Disk;
+use tempfile::TempDir;
+
+/// The table that every test copies.
+pub const TABLE: &str = "db/ticks";
+/// The column that divides it.
+pub const DIVIDED_BY: &str = "day";
+/// 2026-01-05, in days since 1970: day 0 of every lake here.
+const FIRST_DAY: i32 = 20_458;
+const BATCH_ROWS: u64 = 4096;
+
+/// Rows and digest by partition key.
+pub type Contents = BTreeMap<String, (u64, Digest)>;
+
+/// The directory of a test: lakes `a` and `b`, and the agents' states. Removed when dropped.
+#[derive(Debug)]
+pub struct Lakes {
+    dir: TempDir,
+}
+
+impl Lakes {
+    /// Two empty lakes.
+    pub fn empty() -> Lakes {
+        Lakes {
+            dir: TempDir::with_prefix("strait-test-").expect("a temporary directory"),
+        }
+    }
+
+    /// Lake A with so many days of so many rows.
+    pub async fn filled(days: u32, rows: u64) -> Lakes {
+        let lakes = Lakes::empty();
+        for day in 0..days {
+            lakes.write(&lakes.a(), day, 0..rows).await;
+        }
+        lakes
+    }
+
+    /// The directory of lake A.
+    pub fn a(&self) -> PathBuf {
+        self.dir.path().join("a")
+    }
+
+    /// The directory of lake B.
+    pub fn b(&self) -> PathBuf {
+        self.dir.path().join("b")
+    }
+
+    /// A file or directory beside the lakes.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Appends the rows with these ids to a day of a lake, as a run of somebody else.
+    pub async fn write(&self, lake: &Path, day: u32, ids: std::ops::Range<u64>) {
+        let sink = open(lake).await.sink;
+        let table: TableName = TABLE.parse().expect("a table name");
+        sink.prepare(&table, &wanted(), false)
+            .await
+            .expect("the table can be made");
+        let claim = Claim {
+            run: RunId::random(),
+            table,
+            agent: "another writer".to_owned(),
+            job: format!("write {ids:?} of day {day}"),
+            taken_at: 0,
+        };
+        let attachment = sink.attach(&claim).await.expect("nobody else writes");
+        let partition = Partition {
+            key: key(day),
+            rows: None,
+            bytes: None,
+            version: Version(format!("written {ids:?}")),
+            pin: String::new(),
+        };
+        let begun = attachment
+            .begin(&partition, Disposition::Append, None)
+            .await
+            .expect("the partition can be begun");
+        let Begun::Writer(mut writer) = begun else {
+            panic!("a new run has committed nothing")
+        };
+        let (mut sum, mut at) = (Digest::default(), ids.start);
+        while at < ids.end {
+            let end = ids.end.min(at + BATCH_ROWS);
+            let batch = rows(day, at..end);
+            sum = sum.plus(digest(&batch).expect("a digest"));
+            writer.append(batch).await.expect("rows can be appended");
+            at = end;
+        }
+        let receipt = Receipt {
+            key: partition.key,
+            version: partition.version,
+            rows: ids.end - ids.start,
+            digest: sum,
+            digest_id: DigestId::of(&schema()).expect("a digest id"),
+            level: Level::Received,
+            selection: "everything".to_owned(),
+        };
+        writer
+            .finish(receipt)
+            .await
+            .expect("the partition can be published");
+        attachment
+            .complete(Outcome::Done)
+            .await
+            .expect("the claim can end");
+    }
+
+    /// Appends the rows with these ids to a day of a lake as any other writer of Delta tables does: a file and a commit that no ledger knows.
+    pub async fn write_as_a_stranger(&self, lake: &Path, day: u32, ids: std::ops::Range<u64>) {
+        let scratch = self.path(&format!("scratch-{}", RunId::random()));
+        self.write(&scratch, day, ids).await;
+        let written = self.files(&scratch, day).remove(0);
+        let table = lake.join(TABLE);
+        let path = format!("{}/stranger-{}.parquet", label(day), RunId::random());
+        std::fs::create_dir_all(table.join(label(day))).expect("a directory");
+        let size = std::fs::copy(written, table.join(&path)).expect("a file");
+        let (column, value) = label(day)
+            .split_once('=')
+            .map(|(column, value)| (column.to_owned(), value.to_owned()))
+            .expect("a key");
+        let add = serde_json::json!({ "add": {
+            "path": path,
+            "partitionValues": { column: value },
+            "size": size,
+            "modificationTime": 0,
+            "dataChange": true,
+        } });
+        let log = table.join("_delta_log");
+        let commit = (0u64..)
+            .map(|version| log.join(format!("{version:020}.json")))
+            .find(|commit| !commit.exists())
+            .expect("a free version");
+        std::fs::write(commit, format!("{add}\n")).expect("a commit");
+    }
+
+    /// What a lake holds, read by its engine: nothing of what any ledger says.
+    pub async fn contents(&self, lake: &Path) -> Contents {
+        self.contents_of(lake, TABLE).await
+    }
+
+    /// The same of another table.
+    pub async fn contents_of(&self, lake: &Path, table: &str) -> Contents {
+        let source = open(lake).await.source;
+        let table: TableName = table.parse().expect("a table name");
+        let Ok(described) = source.describe(&table).await else {
+            return Contents::new();
+        };
+        let selection = Selection::resolve(&SelectionSpec::default(), &described.schema, 0)
+            .expect("everything is selected");
+        let budget = Budget::new(256 << 20).expect("a budget");
+        let partitions: Vec<_> = source
+            .partitions(&table, &selection)
+            .await
+            .expect("the partitions can be listed")
+            .collect()
+            .await;
+        let mut contents = Contents::new();
+        for partition in partitions {
+            let partition = partition.expect("a partition");
+            let limits = ReadLimits {
+                batch_bytes: 1 << 20,
+                budget: budget.for_stream(),
+            };
+            let mut batches = source
+                .read(&table, &selection, &partition, &Cursor::start(), &limits)
+                .await
+                .expect("the partition can be read");
+            let (mut rows, mut sum) = (0, Digest::default());
+            while let Some(batch) = batches.next().await {
+                let records = batch.expect("a batch").records;
+                rows += records.num_rows() as u64;
+                sum = sum.plus(digest(&records).expect("a digest"));
+            }
+            contents.insert(partition.key.to_string(), (rows, sum));
+        }
+        contents
+    }
+
+    /// B holds what A holds, row for row.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub async fn assert_equal(&self) {
+        let (a, b) = (
+            self.contents(&self.a()).await,
+            self.contents(&self.b()).await,
+        );
+        assert!(!a.is_empty(), "there is something to compare");
+        assert_eq!(a, b, "A and B differ");
+    }
+
+    /// The Parquet files of a day of a lake.
+    pub fn files(&self, lake: &Path, day: u32) -> Vec<PathBuf> {
+        let dir = lake.join(TABLE).join(label(day));
+        let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
+            .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "parquet")
+            })
+            .collect();
+        files.sort();
+        files
+    }
+}
+
+/// The store of a lake's directory.
+pub async fn open(lake: &Path) -> Store {
+    strait_lake::open_directory(lake.to_owned(), CpuPool::default(), Disk::default())
+        .await
+        .expect("the lake opens")
+}
+
+/// The key of a day.
+pub fn key(day: u32) -> PartitionKey {
+    let cell = Cell::Value(Value::Date(FIRST_DAY + day.cast_signed()));
+    PartitionKey::new(vec![(DIVIDED_BY.to_owned(), cell)]).expect("a key")
+}
+
+/// The key of a day, as commands and directories show it.
+pub fn label(day: u32) -> String {
+    key(day).label()
+}
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(DIVIDED_BY, DataType::Date32, false),
+        Field::new("id", DataType::Int64, false),
+        Field::new("name", DataType::Utf8, true),
+        Field::new("value", DataType::Float64, false),
+    ]))
+}
+
+fn wanted() -> Table {
+    Table {
+        name: TABLE.parse().expect("a table name"),
+        schema: schema(),
+        divisions: vec![Division {
+            column: DIVIDED_BY.to_owned(),
+            kind: DivisionKind::Value,
+        }],
+    }
+}
+
+/// Rows that depend on their day and ids alone, and do not compress much.
+fn rows(day: u32, ids: std::ops::Range<u64>) -> RecordBatch {
+    let mixed = |id: u64| (id + u64::from(day) * 1_000_003).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let days = ids.clone().map(|_| FIRST_DAY + day.cast_signed());
+    let names = ids
+        .clone()
+        .map(|id| (id % 97 != 0).then(|| format!("{:016x}", mixed(id))));
+    let values = ids.clone().map(|id| mixed(id) as f64 / 1e6);
+    let columns: Vec<arrow::array::ArrayRef> = vec![
+        Arc::new(Date32Array::from_iter_values(days)),
+        Arc::new(Int64Array::from_iter_values(
+            ids.clone().map(u64::cast_signed),
+        )),
+        Arc::new(names.collect::<StringArray>()),
+        Arc::new(Float64Array::from_iter_values(values)),
+    ];
+    RecordBatch::try_new(schema(), columns).expect("a batch")
+}
