@@ -100,10 +100,18 @@ impl Transfer for Service {
         _: Request<v1::AttachRequest>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
-        let (replies, stream) = mpsc::channel(1);
+        let (replies, stream) = mpsc::channel(2);
         let attached = v1::attach_reply::Body::Attached(v1::Attached { epoch });
         let reply = v1::AttachReply {
             body: Some(attached),
+        };
+        let _ = replies.send(Ok(reply)).await;
+        let nothing = v1::attach_reply::Body::Positions(v1::PositionPage {
+            positions: Vec::new(),
+            last: true,
+        });
+        let reply = v1::AttachReply {
+            body: Some(nothing),
         };
         let _ = replies.send(Ok(reply)).await;
         Ok(Response::new(ReceiverStream::new(stream)))
