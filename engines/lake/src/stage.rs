@@ -26,7 +26,8 @@ use crate::ledger::{list, run_directory};
 
 /// Encoded bytes of a row group: what an open writer holds grows with it.
 const ROW_GROUP_BYTES: usize = 8 << 20;
-/// What a writer holds beside its row group, and for each column, in bytes: measured with eight and with a hundred columns.
+/// What a writer holds with its row group, and for each column, in bytes. `examples/writer_memory` measures it: 14.5, 22 and 21 MiB with 8, 30 and
+/// 100 columns of random values where free memory goes back to the system at once; glibc keeps up to twice that.
 const WRITER_BYTES: u64 = 16 << 20;
 const COLUMN_BYTES: u64 = 512 << 10;
 /// Rows that are looked at to judge whether a column deserves a dictionary, and the share of distinct values up to which it does.
