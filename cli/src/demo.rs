@@ -1,6 +1,7 @@
 //! `strait demo`: the whole thing on one machine. A generated lake A, both agents as processes, lake B, and the comparison of the two.
 
 mod agents;
+mod chaos;
 mod lake;
 mod ticks;
 
@@ -19,6 +20,7 @@ use self::lake::Size;
 use crate::client::Connection;
 use crate::commands::{verify, watch};
 use crate::format;
+use crate::progress::Display;
 use crate::report::{Outcome, Output, Result};
 
 #[derive(Debug, clap::Args)]
@@ -35,6 +37,9 @@ pub(crate) struct Arguments {
     /// Seed of the generator
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Kill the sink agent with SIGKILL at one third and the source agent at two thirds, and start each again
+    #[arg(long)]
+    chaos: bool,
 }
 
 /// What `strait demo --json` prints.
@@ -53,6 +58,8 @@ struct Report {
     different_partitions: u64,
     source_peak_memory_bytes: u64,
     sink_peak_memory_bytes: u64,
+    /// The agents that were killed on the way, in order.
+    kills: Vec<chaos::Kill>,
 }
 
 /// What tells a demo's directory from any other.
@@ -93,8 +100,13 @@ async fn demo(output: &Output, arguments: Arguments) -> Result<Outcome> {
 
     let (source_port, sink_port) = (agents::free_port()?, agents::free_port()?);
     let (source_config, sink_config) = write_configs(&dir, source_port, sink_port)?;
-    let sink = Agent::start("agent-sink", &sink_config, &dir.join("sink.log"), sink_port).await?;
-    let source = Agent::start(
+    for log in ["sink.log", "source.log"] {
+        // Of an earlier demo; lives of this one are added to each other.
+        let _ = std::fs::remove_file(dir.join(log));
+    }
+    let mut sink =
+        Agent::start("agent-sink", &sink_config, &dir.join("sink.log"), sink_port).await?;
+    let mut source = Agent::start(
         "agent-source",
         &source_config,
         &dir.join("source.log"),
@@ -102,7 +114,7 @@ async fn demo(output: &Output, arguments: Arguments) -> Result<Outcome> {
     )
     .await?;
     let url = format!("http://127.0.0.1:{source_port}");
-    let result = replicate(output, &url, &source, &sink, &dir).await;
+    let result = replicate(output, &url, &mut source, &mut sink, &dir, arguments.chaos).await;
     // Both are stopped whatever happened.
     let stopped = (source.stop().await, sink.stop().await);
     let outcome = result?;
@@ -115,9 +127,10 @@ async fn demo(output: &Output, arguments: Arguments) -> Result<Outcome> {
 async fn replicate(
     output: &Output,
     url: &str,
-    source: &Agent,
-    sink: &Agent,
+    source: &mut Agent,
+    sink: &mut Agent,
     dir: &Path,
+    chaos: bool,
 ) -> Result<Outcome> {
     let connection = Connection::new(url)?;
     let selectors = v1::Selectors {
@@ -131,20 +144,24 @@ async fn replicate(
     };
     let reply = connection.control().start_run(request).await?.into_inner();
     let run = reply.run.unwrap_or_default();
-    let (outcome, run) = if output.json {
+    let display = Display::new(output);
+    let trouble = async {
+        if chaos {
+            chaos::run(&connection, &display, &run.id, source, sink).await
+        } else {
+            Ok(Vec::new())
+        }
+    };
+    // The first error ends both.
+    let (run, kills) = tokio::try_join!(
+        watch::until_end(&connection, display.clone(), &run.id),
+        trouble
+    )?;
+    let outcome = if output.json {
         // The run is a part of this command's own object.
-        watch_quietly(&connection, run.id).await?
+        watch::outcome(&run)
     } else {
-        let id = run.id.clone();
-        let outcome = watch::run(&connection, output, run.id, false).await?;
-        (
-            outcome,
-            connection
-                .control()
-                .get_run(v1::GetRunRequest { id })
-                .await?
-                .into_inner(),
-        )
+        watch::show(&connection, output, &run, false).await?
     };
     let compared = Instant::now();
     let verification = verify::verify(&connection, selectors).await?;
@@ -171,21 +188,9 @@ async fn replicate(
         different_partitions: verification.different.len() as u64,
         source_peak_memory_bytes: source_peak,
         sink_peak_memory_bytes: sink_peak,
+        kills,
     });
     Ok(if equal { outcome } else { Outcome::Differences })
-}
-
-async fn watch_quietly(connection: &Connection, id: String) -> Result<(Outcome, v1::Run)> {
-    let mut updates = connection
-        .control()
-        .watch_run(v1::WatchRunRequest { id })
-        .await?
-        .into_inner();
-    let mut last = v1::Run::default();
-    while let Some(run) = updates.message().await? {
-        last = run;
-    }
-    Ok((watch::outcome(&last), last))
 }
 
 fn millis(since: Instant) -> u64 {

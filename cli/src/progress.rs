@@ -11,11 +11,12 @@ use crate::report::Output;
 /// Between two lines where nothing can be redrawn.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The display of one run.
-#[derive(Debug)]
+/// The display of one run. Clones are the same display.
+#[derive(Clone, Debug)]
 pub(crate) struct Display {
     bar: Option<ProgressBar>,
     lines: bool,
+    quiet: bool,
     last_line: Option<Instant>,
 }
 
@@ -34,6 +35,7 @@ impl Display {
         Display {
             bar,
             lines: !output.live && !output.quiet,
+            quiet: output.quiet,
             last_line: None,
         }
     }
@@ -61,6 +63,7 @@ impl Display {
     pub(crate) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None if self.quiet => {}
             None => eprintln!("{text}"),
         }
     }

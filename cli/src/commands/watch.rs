@@ -25,17 +25,27 @@ pub(crate) async fn run(
     id: String,
     attached: bool,
 ) -> Result<Outcome> {
-    let run = until_end(connection, output, &id).await?;
-    let partitions = partitions(connection, &id).await?;
+    let run = until_end(connection, Display::new(output), &id).await?;
+    show(connection, output, &run, attached).await
+}
+
+/// Prints the result of a run that has ended.
+pub(crate) async fn show(
+    connection: &Connection,
+    output: &Output,
+    run: &v1::Run,
+    attached: bool,
+) -> Result<Outcome> {
+    let partitions = partitions(connection, &run.id).await?;
     let failed: Vec<_> = partitions
         .iter()
         .filter(|partition| partition.state == "failed")
         .cloned()
         .collect();
     output.print(&table(&partitions));
-    output.print(&summary(&run));
-    output.print_json(&json::Run::new(&run, attached, &failed));
-    Ok(outcome(&run))
+    output.print(&summary(run));
+    output.print_json(&json::Run::new(run, attached, &failed));
+    Ok(outcome(run))
 }
 
 /// The exit of a run.
@@ -48,11 +58,15 @@ pub(crate) fn outcome(run: &v1::Run) -> Outcome {
     }
 }
 
-async fn until_end(connection: &Connection, output: &Output, id: &str) -> Result<v1::Run> {
-    let mut display = Display::new(output);
+/// Watches until the run has ended, also while the agent is gone for a while.
+pub(crate) async fn until_end(
+    connection: &Connection,
+    mut display: Display,
+    id: &str,
+) -> Result<v1::Run> {
     let mut lost = None;
     loop {
-        let watched = watch_once(connection, id, &mut display).await;
+        let watched = watch_once(connection, id, &mut display, &mut lost).await;
         match watched {
             Ok(Some(run)) => {
                 display.end();
@@ -89,6 +103,7 @@ async fn watch_once(
     connection: &Connection,
     id: &str,
     display: &mut Display,
+    lost: &mut Option<tokio::time::Instant>,
 ) -> Result<Option<v1::Run>> {
     let mut updates = connection
         .control()
@@ -96,6 +111,7 @@ async fn watch_once(
         .await?
         .into_inner();
     while let Some(run) = updates.message().await? {
+        *lost = None;
         display.show(&run);
         if run.ended_at != 0 {
             return Ok(Some(run));

@@ -17,7 +17,11 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 pub(crate) struct Agent {
     name: &'static str,
     child: Child,
+    config: PathBuf,
     log: PathBuf,
+    port: u16,
+    /// The highest of the lives before this one.
+    earlier_peak_bytes: u64,
 }
 
 /// A port that is free now.
@@ -30,6 +34,26 @@ pub(crate) fn free_port() -> Result<u16> {
         .port())
 }
 
+/// Starts `strait <name> --config <config>`, its log added to what is there.
+fn spawn(name: &str, config: &Path, log: &Path) -> Result<Child> {
+    let program = std::env::current_exe().or_error(Kind::Internal, "find this program")?;
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .or_error(Kind::Config, log.display())?;
+    Command::new(program)
+        .arg(name)
+        .arg("--config")
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(file)
+        .kill_on_drop(true)
+        .spawn()
+        .or_error(Kind::Internal, format!("start {name}"))
+}
+
 impl Agent {
     /// Starts `strait <name> --config <config>` and waits until it listens.
     pub(crate) async fn start(
@@ -38,38 +62,44 @@ impl Agent {
         log: &Path,
         port: u16,
     ) -> Result<Agent> {
-        let program = std::env::current_exe().or_error(Kind::Internal, "find this program")?;
-        let file = std::fs::File::create(log).or_error(Kind::Config, log.display())?;
-        let child = Command::new(program)
-            .arg(name)
-            .arg("--config")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(file)
-            .kill_on_drop(true)
-            .spawn()
-            .or_error(Kind::Internal, format!("start {name}"))?;
         let mut agent = Agent {
             name,
-            child,
+            child: spawn(name, config, log)?,
+            config: config.to_owned(),
             log: log.to_owned(),
+            port,
+            earlier_peak_bytes: 0,
         };
+        agent.listens().await?;
+        Ok(agent)
+    }
+
+    /// Kills it as a lost power supply would, and starts it again.
+    pub(crate) async fn kill_and_restart(&mut self) -> Result<()> {
+        self.earlier_peak_bytes = self.peak_memory_bytes();
+        let killed = self.child.kill().await;
+        killed.or_error(Kind::Internal, format!("kill {}", self.name))?;
+        self.child = spawn(self.name, &self.config, &self.log)?;
+        self.listens().await
+    }
+
+    async fn listens(&mut self) -> Result<()> {
         let begun = tokio::time::Instant::now();
-        while tokio::net::TcpStream::connect(("127.0.0.1", port))
+        while tokio::net::TcpStream::connect(("127.0.0.1", self.port))
             .await
             .is_err()
         {
-            let ended = agent.child.try_wait().or_error(Kind::Internal, name)?;
+            let ended = self.child.try_wait().or_error(Kind::Internal, self.name)?;
             if ended.is_some() || begun.elapsed() > START_MAX {
                 return Err(Error::unavailable(format!(
-                    "{name} does not listen; its log ends with: {}",
-                    agent.last_words()
+                    "{} does not listen; its log ends with: {}",
+                    self.name,
+                    self.last_words()
                 )));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        Ok(agent)
+        Ok(())
     }
 
     fn last_words(&self) -> String {
@@ -77,9 +107,11 @@ impl Agent {
         log.lines().last().unwrap_or("nothing").to_owned()
     }
 
-    /// Its highest resident memory so far, in bytes; 0 where that cannot be told.
+    /// Its highest resident memory so far, over all its lives, in bytes; 0 where that cannot be told.
     pub(crate) fn peak_memory_bytes(&self) -> u64 {
-        let Some(id) = self.child.id() else { return 0 };
+        let Some(id) = self.child.id() else {
+            return self.earlier_peak_bytes;
+        };
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
         let kib = status.lines().find_map(|line| {
             line.strip_prefix("VmHWM:")?
@@ -88,7 +120,7 @@ impl Agent {
                 .parse::<u64>()
                 .ok()
         });
-        kib.unwrap_or(0) * 1024
+        self.earlier_peak_bytes.max(kib.unwrap_or(0) * 1024)
     }
 
     /// Asks it to stop, waits, and kills it if it does not.
