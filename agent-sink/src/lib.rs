@@ -86,6 +86,8 @@ fn start(arguments: Arguments) -> Result<()> {
             stores.insert(name.clone(), strait_engines::open(name, url, &cpu).await?);
         }
         check_memory(&config, &stores)?;
+        // Found wrong before the socket opens.
+        config.tls.server()?;
         let listener = TcpListener::bind(config.listen).await.or_error(Kind::Config, format!("listen on {}", config.listen))?;
         let shutdown = Shutdown::new();
         let grace = config.grace;
@@ -147,11 +149,13 @@ pub async fn run(
     let message_bytes_max =
         usize::try_from(FRAME_BYTES_MAX).unwrap_or(usize::MAX) + MESSAGE_BYTES_SPARE;
     let transfer = TransferServer::new(service).max_decoding_message_size(message_bytes_max);
-    tracing::info!(%address, memory_bytes = config.memory_bytes, cpu_threads = config.cpu_threads,
+    tracing::info!(%address, memory_bytes = config.memory_bytes, cpu_threads = config.cpu_threads, tls = config.tls.word(),
         stores = ?config.stores.keys().collect::<Vec<_>>(), "sink agent ready");
     eprintln!("listening on {address}");
     let draining = shutdown.clone();
-    let server = tonic::transport::Server::builder()
+    let server = config
+        .tls
+        .server()?
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(config.peer_timeout / 2))

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use strait_common::config::{self, ByteSize, NamedUrl, Span};
 use strait_common::telemetry::{self, LogFormat};
+use strait_common::tls::{IdentityFiles, Listening};
 use strait_common::{Kind, OrError, Result};
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
@@ -36,6 +37,18 @@ pub struct Settings {
     /// How long a soft stop may take [default: 60s]
     #[arg(long, env = "STRAIT_SINK_GRACE", value_name = "TIME")]
     pub grace: Option<Span>,
+    /// PEM file of this agent's certificate, shown to source agents; without it and its key there is no TLS
+    #[arg(long, env = "STRAIT_SINK_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, env = "STRAIT_SINK_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file of the authorities of which source agents must show a certificate [default: anyone may connect]
+    #[arg(long, env = "STRAIT_SINK_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Listen beyond this machine without TLS [default: false]
+    #[arg(long, env = "STRAIT_SINK_INSECURE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub insecure: Option<bool>,
     /// Which events are logged, as in info or warn,agent_sink=debug [default: info, and warn of libraries]
     #[arg(long, env = "STRAIT_SINK_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -81,6 +94,8 @@ pub struct Config {
     pub peer_timeout: Duration,
     /// How long a soft stop may take.
     pub grace: Duration,
+    /// Who may connect, and how.
+    pub tls: Listening,
     /// Which events are logged.
     pub log: String,
     /// How log lines look.
@@ -104,6 +119,11 @@ impl Settings {
             flag.or(file)
                 .map_or(Duration::from_secs(default_s), |span| span.0)
         };
+        let identity = IdentityFiles::of(
+            "tls_",
+            self.tls_cert.or(file.tls_cert),
+            self.tls_key.or(file.tls_key),
+        )?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let config = Config {
             listen: self
@@ -119,6 +139,11 @@ impl Settings {
             engine_timeout: span(self.engine_timeout, file.engine_timeout, 120),
             peer_timeout: span(self.peer_timeout, file.peer_timeout, 20),
             grace: span(self.grace, file.grace, 60),
+            tls: Listening {
+                identity,
+                client_ca: self.tls_client_ca.or(file.tls_client_ca),
+                insecure: self.insecure.or(file.insecure).unwrap_or(false),
+            },
             log: self
                 .log
                 .or(file.log)
@@ -133,6 +158,7 @@ impl Settings {
         lasts("engine_timeout", config.engine_timeout, second, SPAN_MAX)?;
         lasts("peer_timeout", config.peer_timeout, second, SPAN_MAX)?;
         lasts("grace", config.grace, Duration::ZERO, SPAN_MAX)?;
+        config.tls.check(config.listen)?;
         Ok(config)
     }
 }
@@ -151,6 +177,10 @@ impl Config {
             engine_timeout: Some(Span(self.engine_timeout)),
             peer_timeout: Some(Span(self.peer_timeout)),
             grace: Some(Span(self.grace)),
+            tls_cert: self.tls.identity.as_ref().map(|files| files.cert.clone()),
+            tls_key: self.tls.identity.as_ref().map(|files| files.key.clone()),
+            tls_client_ca: self.tls.client_ca.clone(),
+            insecure: Some(self.tls.insecure),
             log: Some(self.log.clone()),
             log_format: Some(self.log_format),
             store: Vec::new(),

@@ -97,7 +97,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_for_every_key() {
         &["--print-config", "--store", "lake=lake:///a"],
         &[],
     ));
-    assert_eq!(defaults.len(), KEYS.len() + 1, "a key is not in this test");
+    assert_eq!(defaults.len(), KEYS.len() + 2, "a key is not in this test");
     for (key, values) in KEYS {
         for (printed, expected) in runs.iter().zip(values) {
             let found = match &printed[key] {
@@ -266,4 +266,49 @@ fn the_shipped_file_is_read() {
     let file: Settings = config::read_file(&path).unwrap();
     let config = Settings::default().over(file).unwrap();
     assert_eq!(config.stores["lake"], "lake:///data/lake");
+}
+
+#[test]
+fn the_keys_of_tls_come_from_flag_environment_and_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = ["tls_cert", "tls_key", "tls_client_ca"];
+    let given = |from: &str| keys.map(|key| format!("{from}-{key}.pem"));
+    let file: String = keys
+        .iter()
+        .zip(given("file"))
+        .map(|(key, value)| format!("{key} = \"{value}\"\n"))
+        .collect();
+    let file = write(
+        &dir.path().join("tls.toml"),
+        &format!("listen = \"0.0.0.0:1\"\n{file}{URLS}"),
+    );
+    let mut arguments = vec!["--print-config".to_owned(), "--config".to_owned(), file];
+    let from_file = arguments.len();
+    let mut environment = Vec::new();
+    for ((key, flag), variable_value) in keys.iter().zip(given("flag")).zip(given("environment")) {
+        arguments.extend([format!("--{}", key.replace('_', "-")), flag]);
+        environment.push((variable(key), variable_value));
+    }
+    let environment: Vec<_> = environment
+        .iter()
+        .map(|(key, value)| (key.clone(), value.as_str()))
+        .collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    for (from, printed) in [
+        ("file", printed(&agent(&arguments[..from_file], &[]))),
+        (
+            "environment",
+            printed(&agent(&arguments[..from_file], &environment)),
+        ),
+        ("flag", printed(&agent(&arguments, &environment))),
+    ] {
+        for (key, value) in keys.iter().zip(given(from)) {
+            assert_eq!(
+                printed[*key].as_str(),
+                Some(value.as_str()),
+                "{key} from {from}"
+            );
+        }
+        assert_eq!(printed["insecure"].as_bool(), Some(false));
+    }
 }

@@ -72,10 +72,13 @@ impl Agent {
                 agent.config.memory_bytes
             )));
         }
+        // Found wrong before the socket opens.
+        agent.config.tls.server()?;
         for (name, url) in &agent.config.sinks {
             Link::new(
                 name,
                 url,
+                &agent.config.sink_tls,
                 agent.config.peer_timeout,
                 agent.config.engine_timeout,
             )?;
@@ -130,6 +133,7 @@ impl Agent {
             Some(url) => Link::new(
                 name,
                 url,
+                &self.config.sink_tls,
                 self.config.peer_timeout,
                 self.config.engine_timeout,
             ),

@@ -123,7 +123,7 @@ pub async fn run(agent: Arc<Agent>, listener: TcpListener) -> Result<()> {
         .or_error(Kind::Internal, "gRPC reflection")?;
     let stream_bytes = agent.stream_bytes(0);
     tracing::info!(%address, memory_bytes = config.memory_bytes, stream_bytes,
-        streams_admitted_at_most = config.memory_bytes / stream_bytes, cpu_threads = config.cpu_threads,
+        streams_admitted_at_most = config.memory_bytes / stream_bytes, cpu_threads = config.cpu_threads, tls = config.tls.word(),
         stores = ?config.stores.keys().collect::<Vec<_>>(), sinks = ?config.sinks.keys().collect::<Vec<_>>(), "source agent ready");
     eprintln!("listening on {address}");
     let store = agent.open_store()?;
@@ -132,7 +132,9 @@ pub async fn run(agent: Arc<Agent>, listener: TcpListener) -> Result<()> {
         agent.drive(row)?;
     }
     let draining = agent.shutdown.clone();
-    let server = tonic::transport::Server::builder()
+    let server = config
+        .tls
+        .server()?
         .http2_keepalive_interval(Some(config.peer_timeout / 2))
         .http2_keepalive_timeout(Some(config.peer_timeout / 2))
         .tcp_nodelay(true)

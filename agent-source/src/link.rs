@@ -5,6 +5,7 @@ use std::time::Duration;
 use arrow::datatypes::SchemaRef;
 use strait_common::engine::{Outcome, Position, Receipt, Table};
 use strait_common::ids::{Epoch, RunId};
+use strait_common::tls::Dialling;
 use strait_common::{Context, Error, Kind, OrError, Result, config, wire};
 use strait_proto::v1::transfer_client::TransferClient;
 use strait_proto::{PROTOCOL_MAX, PROTOCOL_MIN, RELEASE, v1};
@@ -28,10 +29,11 @@ impl Link {
     /// A link to the sink that the configuration calls `name`. Connects when first used, and again after a break.
     ///
     /// # Errors
-    /// `Config` if the URL cannot be read.
+    /// `Config` if the URL cannot be read, or a file of `tls` cannot be used.
     pub fn new(
         name: &str,
         url: &str,
+        tls: &Dialling,
         peer_timeout: Duration,
         call_timeout: Duration,
     ) -> Result<Link> {
@@ -46,8 +48,10 @@ impl Link {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(Some(REPLY_WINDOW_BYTES))
             .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES));
-        let client =
-            TransferClient::new(endpoint.connect_lazy()).max_decoding_message_size(REPLY_BYTES_MAX);
+        let channel = tls
+            .connect_lazily(endpoint, "tls_ca")
+            .with_context(context)?;
+        let client = TransferClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
         Ok(Link {
             name: name.to_owned(),
             client,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use strait_common::config::{self, ByteSize, NamedUrl, Span};
 use strait_common::frame::Compression;
 use strait_common::telemetry::{self, LogFormat};
+use strait_common::tls::{Dialling, IdentityFiles, Listening};
 use strait_common::{Error, Kind, OrError, Result};
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
@@ -67,6 +68,21 @@ pub struct Settings {
     /// How long a soft stop may take [default: 60s]
     #[arg(long, env = "STRAIT_SOURCE_GRACE", value_name = "TIME")]
     pub grace: Option<Span>,
+    /// PEM file of this agent's certificate, shown to operators and to sink agents; without it and its key there is no TLS
+    #[arg(long, env = "STRAIT_SOURCE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, env = "STRAIT_SOURCE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// PEM file of the authorities of which operators must show a certificate [default: anyone may connect]
+    #[arg(long, env = "STRAIT_SOURCE_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// PEM file of the authorities that certificates of sink agents come from; needed for https URLs of sinks
+    #[arg(long, env = "STRAIT_SOURCE_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Listen beyond this machine without TLS [default: false]
+    #[arg(long, env = "STRAIT_SOURCE_INSECURE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub insecure: Option<bool>,
     /// Which events are logged, as in info or warn,agent_source=debug [default: info, and warn of libraries]
     #[arg(long, env = "STRAIT_SOURCE_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -187,6 +203,10 @@ pub struct Config {
     pub retry_wait_max: Duration,
     /// How long a soft stop may take.
     pub grace: Duration,
+    /// Who may connect, and how.
+    pub tls: Listening,
+    /// How sinks are connected to.
+    pub sink_tls: Dialling,
     /// Which events are logged.
     pub log: String,
     /// How log lines look.
@@ -214,6 +234,11 @@ impl Settings {
         let size = |flag: Option<ByteSize>, file: Option<ByteSize>, default: u64| {
             flag.or(file).map_or(default, |size| size.0)
         };
+        let identity = IdentityFiles::of(
+            "tls_",
+            self.tls_cert.or(file.tls_cert),
+            self.tls_key.or(file.tls_key),
+        )?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let config = Config {
             listen: self
@@ -242,6 +267,15 @@ impl Settings {
             retries_max: self.retries_max.or(file.retries_max).unwrap_or(20),
             retry_wait_max: span(self.retry_wait_max, file.retry_wait_max, 30),
             grace: span(self.grace, file.grace, 60),
+            tls: Listening {
+                identity: identity.clone(),
+                client_ca: self.tls_client_ca.or(file.tls_client_ca),
+                insecure: self.insecure.or(file.insecure).unwrap_or(false),
+            },
+            sink_tls: Dialling {
+                ca: self.tls_ca.or(file.tls_ca),
+                identity,
+            },
             log: self
                 .log
                 .or(file.log)
@@ -251,7 +285,7 @@ impl Settings {
             sinks: urls(
                 "sink",
                 "dr=http://host:7402",
-                &["http"],
+                &["http", "https"],
                 file.sinks,
                 self.sink,
             )?,
@@ -291,6 +325,7 @@ impl Config {
             SPAN_MAX,
         )?;
         lasts("grace", self.grace, Duration::ZERO, SPAN_MAX)?;
+        self.tls.check(self.listen)?;
         Ok(())
     }
 
@@ -325,6 +360,11 @@ impl Config {
             retries_max: Some(self.retries_max),
             retry_wait_max: Some(Span(self.retry_wait_max)),
             grace: Some(Span(self.grace)),
+            tls_cert: self.tls.identity.as_ref().map(|files| files.cert.clone()),
+            tls_key: self.tls.identity.as_ref().map(|files| files.key.clone()),
+            tls_client_ca: self.tls.client_ca.clone(),
+            tls_ca: self.sink_tls.ca.clone(),
+            insecure: Some(self.tls.insecure),
             log: Some(self.log.clone()),
             log_format: Some(self.log_format),
             store: Vec::new(),

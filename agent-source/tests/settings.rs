@@ -117,7 +117,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_for_every_key() {
     for (key, default) in &defaults {
         let Some(values) = keys.get(key.as_str()) else {
             assert!(
-                ["stores", "sinks"].contains(&key.as_str()),
+                ["stores", "sinks", "insecure"].contains(&key.as_str()),
                 "{key} is not in this test"
             );
             continue;
@@ -134,7 +134,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_for_every_key() {
         }
         assert_ne!(Some(default), of_flags.get(key), "{key} has its default");
     }
-    assert_eq!(defaults.len(), KEYS.len() + 2);
+    assert_eq!(defaults.len(), KEYS.len() + 3);
     // One key alone, the others from elsewhere.
     for (key, values) in KEYS {
         let alone = printed(&agent(&with_flags[..3], &[(variable(key), values[1])]));
@@ -365,8 +365,12 @@ fn what_is_wrong_is_named_with_what_to_write() {
             "sinks.dr.url has no // after its scheme; write for example http://host:7402",
         ),
         (
+            URLS.replace("http:", "ftp:"),
+            "sinks.dr.url begins with ftp:; write for example http://host:7402",
+        ),
+        (
             URLS.replace("http:", "https:"),
-            "sinks.dr.url begins with https:; write for example http://host:7402",
+            "sink dr (https://file:1/): an https URL, and no tls_ca with the certificate of the authority to trust",
         ),
         ("[stores.live\n".to_owned(), "source.toml: line 1: "),
     ] {
@@ -470,4 +474,49 @@ fn the_shipped_file_is_read() {
     let file: Settings = config::read_file(&path).unwrap();
     let config = Settings::default().over(file).unwrap();
     assert_eq!(config.sinks["dr"], "http://agent-sink:7402");
+}
+
+#[test]
+fn the_keys_of_tls_come_from_flag_environment_and_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = ["tls_cert", "tls_key", "tls_client_ca", "tls_ca"];
+    let given = |from: &str| keys.map(|key| format!("{from}-{key}.pem"));
+    let file: String = keys
+        .iter()
+        .zip(given("file"))
+        .map(|(key, value)| format!("{key} = \"{value}\"\n"))
+        .collect();
+    let file = write(
+        &dir.path().join("tls.toml"),
+        &format!("listen = \"0.0.0.0:1\"\n{file}{URLS}"),
+    );
+    let mut arguments = vec!["--print-config".to_owned(), "--config".to_owned(), file];
+    let from_file = arguments.len();
+    let mut environment = Vec::new();
+    for ((key, flag), variable_value) in keys.iter().zip(given("flag")).zip(given("environment")) {
+        arguments.extend([format!("--{}", key.replace('_', "-")), flag]);
+        environment.push((variable(key), variable_value));
+    }
+    let environment: Vec<_> = environment
+        .iter()
+        .map(|(key, value)| (key.clone(), value.as_str()))
+        .collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    for (from, printed) in [
+        ("file", printed(&agent(&arguments[..from_file], &[]))),
+        (
+            "environment",
+            printed(&agent(&arguments[..from_file], &environment)),
+        ),
+        ("flag", printed(&agent(&arguments, &environment))),
+    ] {
+        for (key, value) in keys.iter().zip(given(from)) {
+            assert_eq!(
+                printed[*key].as_str(),
+                Some(value.as_str()),
+                "{key} from {from}"
+            );
+        }
+        assert_eq!(printed["insecure"].as_bool(), Some(false));
+    }
 }

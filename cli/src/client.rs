@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use strait_common::tls::Dialling;
 use strait_common::{Error, config};
 use strait_proto::v1::control_client::ControlClient;
 use tonic::transport::{Channel, Endpoint};
@@ -16,22 +17,22 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(url: &str) -> Result<Connection> {
+    pub(crate) fn new(url: &str, tls: &Dialling) -> Result<Connection> {
         let wrong = || {
             Failure::from(Error::config(format!(
                 "'{url}' is not the URL of an agent; write for example http://127.0.0.1:7401"
             )))
         };
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| wrong())?;
-        if endpoint.uri().scheme_str() != Some("http") {
+        if !matches!(endpoint.uri().scheme_str(), Some("http" | "https")) {
             return Err(wrong());
         }
-        let channel = endpoint
+        let endpoint = endpoint
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(20))
-            .keep_alive_while_idle(true)
-            .connect_lazy();
+            .keep_alive_while_idle(true);
+        let channel = tls.connect_lazily(endpoint, "--ca")?;
         Ok(Connection {
             channel,
             url: config::without_secrets(url),

@@ -11,6 +11,7 @@ use std::time::Instant;
 use serde::Serialize;
 use strait_common::cpu::CpuPool;
 use strait_common::ids::TableName;
+use strait_common::tls::Dialling;
 use strait_common::{Error, Kind, OrError};
 use strait_lake::disk::Disk;
 use strait_proto::v1;
@@ -132,7 +133,7 @@ async fn replicate(
     dir: &Path,
     chaos: bool,
 ) -> Result<Outcome> {
-    let connection = Connection::new(url)?;
+    let connection = Connection::new(url, &Dialling::default())?;
     let selectors = v1::Selectors {
         from: format!("a:{TABLE}"),
         to: format!("b:{TABLE}"),

@@ -9,9 +9,12 @@ mod progress;
 mod report;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use strait_common::tls::{Dialling, IdentityFiles};
 
 use crate::client::Connection;
 use crate::report::{Outcome, Output};
@@ -29,6 +32,15 @@ struct Arguments {
         default_value = "http://127.0.0.1:7401"
     )]
     agent: String,
+    /// PEM file of the authority that the agent's certificate comes from, for an https URL
+    #[arg(long, global = true, env = "STRAIT_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// PEM file of your certificate, where the agent asks for one
+    #[arg(long, global = true, env = "STRAIT_CERT", value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// PEM file of its private key
+    #[arg(long, global = true, env = "STRAIT_KEY", value_name = "FILE")]
+    key: Option<PathBuf>,
     /// One JSON object on standard output, for machines
     #[arg(long, global = true)]
     json: bool,
@@ -101,8 +113,16 @@ fn main() -> ExitCode {
         }
     };
     let agent = arguments.agent;
+    let (ca, cert, key) = (arguments.ca, arguments.cert, arguments.key);
     let result = runtime.block_on(async {
-        let connect = || Connection::new(&agent);
+        let connect = || {
+            let identity = IdentityFiles::of("--", cert.clone(), key.clone())?;
+            let tls = Dialling {
+                ca: ca.clone(),
+                identity,
+            };
+            Connection::new(&agent, &tls)
+        };
         let result = match command {
             Command::Sync(arguments) => commands::sync::run(&connect()?, &output, arguments).await,
             Command::Plan(arguments) => commands::plan::run(&connect()?, &output, arguments).await,

@@ -19,6 +19,7 @@ pub mod selection;
 pub mod shutdown;
 pub mod state_dir;
 pub mod telemetry;
+pub mod tls;
 pub mod value;
 pub mod wire;
 
