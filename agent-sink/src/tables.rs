@@ -62,6 +62,14 @@ impl Attached {
     }
 }
 
+impl Attached {
+    /// The attach that would have taken its place has failed.
+    fn goes_on(&self) {
+        self.finishing.reopen();
+        self.superseded.store(false, Ordering::SeqCst);
+    }
+}
+
 #[derive(Debug, Default)]
 struct Entry {
     /// Held while an attach is under way: the newest attempt waits for the one before it.
@@ -98,13 +106,25 @@ impl Tables {
     ) -> Result<Attached> {
         let attaching = self.with(id, |entry| Arc::clone(&entry.attaching));
         let _attaching = attaching.lock().await;
-        if let Some(older) = self.with(id, |entry| entry.newest.clone()) {
+        let older = self.with(id, |entry| entry.newest.clone());
+        if let Some(older) = &older {
+            // Who will be refused must not disturb the run that owns the table.
+            if older.run != claim.run
+                && let Some(held) = sink.claim(&id.table).await?
+                && held.run != claim.run
+            {
+                return Err(Error::refused(format!(
+                    "run {} of agent {} owns table {}; wait for it, or abandon it",
+                    held.run, held.agent, id.table
+                )));
+            }
             older.superseded.store(true, Ordering::SeqCst);
             older.finishing.close();
             if tokio::time::timeout(self.finish_wait_max, older.finishing.wait())
                 .await
                 .is_err()
             {
+                older.goes_on();
                 return Err(Error::unavailable(format!(
                     "table {}: {} partitions of an older attempt are still being published",
                     id.table,
@@ -112,7 +132,16 @@ impl Tables {
                 )));
             }
         }
-        let attachment = sink.attach(claim).await?;
+        let attachment = match sink.attach(claim).await {
+            Ok(attachment) => attachment,
+            Err(error) => {
+                // If it raised the epoch before it failed, the store fences the older attempt.
+                if let Some(older) = &older {
+                    older.goes_on();
+                }
+                return Err(error);
+            }
+        };
         let attached = Attached {
             run: claim.run,
             attachment,

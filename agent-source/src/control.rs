@@ -161,7 +161,13 @@ impl Operators {
                 ..row.clone()
             };
             let (store, stored) = (self.0.open_store()?, row.clone());
-            self.0.cpu.run(move || store.update(&stored)).await?;
+            self.0
+                .cpu
+                .run(move || {
+                    store.renew_retries(stored.id)?;
+                    store.update(&stored)
+                })
+                .await?;
             self.0.drive(row)?;
         }
         self.shown(row).await

@@ -369,12 +369,15 @@ pub async fn adopt(agent: &Arc<Agent>, id: &str, to: &str) -> Result<RunRow> {
         )));
     }
     let job = Job::from_json(&job)?;
-    // The sink may be called otherwise here than at the agent that is gone.
-    let spec = Spec {
-        to: to.clone(),
-        ..job.spec.clone()
-    };
-    let mut planned = plan(agent, spec, job.again, job.now, false).await?;
+    // The run goes on where its job says: under another name it could be another cluster.
+    if job.spec.to != to {
+        return Err(Error::refused(format!(
+            "run {id} calls its target {}, and --to says {to}; name that sink in this agent's configuration as the agent that began the run does, \
+             and adopt it with --to {}",
+            job.spec.to, job.spec.to
+        )));
+    }
+    let mut planned = plan(agent, job.spec.clone(), job.again, job.now, false).await?;
     if planned.job.resolved != job.resolved || planned.job.digest_id != job.digest_id {
         return Err(Error::refused(format!(
             "the table at the source has changed since run {id} was planned; abandon it with `strait runs abandon {id} --to {to}` and begin a new one"

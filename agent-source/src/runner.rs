@@ -483,6 +483,46 @@ impl RunBoard {
     }
 }
 
+/// A partition on its way from the run to a stream. The stream may end while the run decides, which goes on to its end on another thread: a partition
+/// that nobody takes is lost like one of a stream that has ended, or others would wait for it for ever.
+struct Handover<'a> {
+    live: &'a Live,
+    now_ms: u64,
+    slot: Arc<Mutex<Slot>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// Nobody will take it.
+    gone: bool,
+    seq: Option<u64>,
+}
+
+impl Handover<'_> {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream has it.
+    fn taken(&self) {
+        self.slot().seq = None;
+    }
+}
+
+impl Drop for Handover<'_> {
+    fn drop(&mut self) {
+        let seq = {
+            let mut slot = self.slot();
+            slot.gone = true;
+            slot.seq.take()
+        };
+        if let Some(seq) = seq {
+            self.live.run().lost(&[seq], self.now_ms);
+            self.live.changed.notify_waiters();
+        }
+    }
+}
+
 impl Board for RunBoard {
     async fn next(&self) -> Result<Option<Assignment>> {
         loop {
@@ -492,11 +532,27 @@ impl Board for RunBoard {
                 return Ok(None);
             }
             let now_ms = self.now_ms();
-            let wait = match self
-                .live
-                .decide(&self.cpu, move |run| run.next(now_ms))
-                .await?
-            {
+            let handover = Handover {
+                live: &self.live,
+                now_ms,
+                slot: Arc::default(),
+            };
+            let slot = Arc::clone(&handover.slot);
+            let next = move |run: &mut Run| {
+                let next = run.next(now_ms)?;
+                if let Next::Partition(assignment) = &next {
+                    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                    if slot.gone {
+                        run.lost(&[assignment.seq], now_ms);
+                    } else {
+                        slot.seq = Some(assignment.seq);
+                    }
+                }
+                Ok(next)
+            };
+            let next = self.live.decide(&self.cpu, next).await?;
+            handover.taken();
+            let wait = match next {
                 Next::Partition(assignment) => return Ok(Some(*assignment)),
                 Next::Nothing => return Ok(None),
                 Next::Wait(ready_ms) => {

@@ -476,6 +476,18 @@ impl RunStore {
         Ok(())
     }
 
+    /// Gives every partition its retries and restarts anew: a person has looked, and asks for the run to go on.
+    ///
+    /// # Errors
+    /// `Unavailable` if SQLite cannot write.
+    pub fn renew_retries(&self, run: RunId) -> Result<()> {
+        let sql = "UPDATE partitions SET attempts = 0, moved = 0 WHERE run = ?";
+        self.db
+            .execute(sql, [run.to_string()])
+            .or_error(Kind::Unavailable, WRITE)?;
+        Ok(())
+    }
+
     /// Writes changes of partitions, all in one act.
     ///
     /// # Errors

@@ -326,6 +326,21 @@ impl Config {
         )?;
         lasts("grace", self.grace, Duration::ZERO, SPAN_MAX)?;
         self.tls.check(self.listen)?;
+        for (name, url) in &self.sinks {
+            let shown = config::without_secrets(url);
+            if url.starts_with("https:") && self.sink_tls.ca.is_none() {
+                return Err(Error::config(format!(
+                    "sink {name} ({shown}): an https URL, and no tls_ca with the certificate of the authority to trust"
+                )));
+            }
+            // Whoever names an authority does not mean to send rows in the clear.
+            if url.starts_with("http:") && self.sink_tls.ca.is_some() && !self.tls.insecure {
+                return Err(Error::config(format!(
+                    "sink {name} ({shown}): tls_ca is set, and this URL would be spoken to in the clear; write https, or say insecure = true if \
+                     that is meant"
+                )));
+            }
+        }
         Ok(())
     }
 

@@ -299,6 +299,10 @@ impl<B: Board> Stream<'_, B> {
         let Some(assignment) = assignment else {
             return Ok(());
         };
+        if self.session.want() != Want::Batch {
+            // The soft stop has come first: the partition is left already.
+            return Ok(());
+        }
         let attempt = self.attempt;
         let batch_bytes = attempt.window.frame_bytes_max / 8 * 7;
         let limits = ReadLimits {

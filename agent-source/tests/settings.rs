@@ -372,6 +372,10 @@ fn what_is_wrong_is_named_with_what_to_write() {
             URLS.replace("http:", "https:"),
             "sink dr (https://file:1/): an https URL, and no tls_ca with the certificate of the authority to trust",
         ),
+        (
+            format!("tls_ca = \"x.pem\"\n{URLS}"),
+            "sink dr (http://file:1/): tls_ca is set, and this URL would be spoken to in the clear",
+        ),
         ("[stores.live\n".to_owned(), "source.toml: line 1: "),
     ] {
         let file = write(&path, &settings);
@@ -479,6 +483,7 @@ fn the_shipped_file_is_read() {
 #[test]
 fn the_keys_of_tls_come_from_flag_environment_and_file() {
     let dir = tempfile::tempdir().unwrap();
+    let https = URLS.replace("http:", "https:");
     let keys = ["tls_cert", "tls_key", "tls_client_ca", "tls_ca"];
     let given = |from: &str| keys.map(|key| format!("{from}-{key}.pem"));
     let file: String = keys
@@ -488,7 +493,7 @@ fn the_keys_of_tls_come_from_flag_environment_and_file() {
         .collect();
     let file = write(
         &dir.path().join("tls.toml"),
-        &format!("listen = \"0.0.0.0:1\"\n{file}{URLS}"),
+        &format!("listen = \"0.0.0.0:1\"\n{file}{https}"),
     );
     let mut arguments = vec!["--print-config".to_owned(), "--config".to_owned(), file];
     let from_file = arguments.len();
