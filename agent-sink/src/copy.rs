@@ -16,7 +16,7 @@ use arrow::array::RecordBatch;
 use strait_common::budget::{Budget, Lease};
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId, digest};
-use strait_common::engine::{Begun, Finished, PartitionWriter};
+use strait_common::engine::{Begun, PartitionWriter};
 use strait_common::frame::{Decoder, Frame};
 use strait_common::{Context, Error, Kind, Result};
 use strait_proto::v1;
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use crate::session::{Action, Event, Session};
+use crate::session::{Action, Event, Session, answer_finish};
 use crate::tables::Attached;
 
 /// How often the source hears that this side is alive, at least.
@@ -448,39 +448,13 @@ struct Finishing {
 
 impl Finishing {
     async fn run(self) {
-        let key = self.receipt.key.label();
         let finish = self.attached.finish(self.writer, self.receipt.clone());
-        let reply = match within(self.timeout, "finish", finish).await {
-            Ok(finished) => {
-                let (receipt, already) = match &finished {
-                    Finished::Now => (&self.receipt, false),
-                    Finished::Already(receipt) => (receipt, true),
-                };
-                Reply::Finished(v1::Finished {
-                    ordinal: self.ordinal,
-                    receipt: Some(receipt.into()),
-                    already,
-                })
-            }
-            // The partition may or may not be published: only the ledger knows, so the attempt is over.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    Kind::Fenced | Kind::Cancelled | Kind::Unavailable
-                ) =>
-            {
-                let error = error.context(format!("partition {key}"));
+        let finished = within(self.timeout, "finish", finish).await;
+        let reply = match answer_finish(self.ordinal, &self.receipt, finished) {
+            Ok(reply) => reply,
+            Err(error) => {
                 let _ = self.replies.send(Err(error.into())).await;
                 return;
-            }
-            Err(error) => {
-                let error = error.context(format!("partition {key}"));
-                tracing::warn!(partition = %key, kind = %error.kind(), %error, "partition failed");
-                Reply::Failed(v1::Failed {
-                    ordinal: self.ordinal,
-                    kind: error.kind().name().to_owned(),
-                    message: error.to_string(),
-                })
             }
         };
         // Whoever has left reads it in the ledger.

@@ -13,7 +13,7 @@
 //!   given back; the stream goes on with the next one. Whoever is fenced or speaks out of order loses the stream.
 
 use strait_common::digest::{Digest, DigestId};
-use strait_common::engine::{Disposition, Mark, Partition, Position, Receipt, Version};
+use strait_common::engine::{Disposition, Finished, Mark, Partition, Position, Receipt, Version};
 use strait_common::key::PartitionKey;
 use strait_common::{Context, Error, Kind, Result, wire};
 use strait_proto::v1;
@@ -390,6 +390,39 @@ impl Writing {
             digest: self.digest,
         }
     }
+}
+
+/// What the source is told when a publication that it asked for with `asked` is over.
+///
+/// # Errors
+/// The stream ends: the partition may or may not be published, and only the ledger knows.
+pub fn answer_finish(ordinal: u64, asked: &Receipt, finished: Result<Finished>) -> Result<Reply> {
+    let error = match finished {
+        Ok(finished) => {
+            let (receipt, already) = match &finished {
+                Finished::Now => (asked, false),
+                Finished::Already(receipt) => (receipt, true),
+            };
+            return Ok(Reply::Finished(v1::Finished {
+                ordinal,
+                receipt: Some(receipt.into()),
+                already,
+            }));
+        }
+        Err(error) => error.context(format!("partition {}", asked.key.label())),
+    };
+    if matches!(
+        error.kind(),
+        Kind::Fenced | Kind::Cancelled | Kind::Unavailable
+    ) {
+        return Err(error);
+    }
+    tracing::warn!(partition = %asked.key.label(), kind = %error.kind(), %error, "partition failed");
+    Ok(Reply::Failed(v1::Failed {
+        ordinal,
+        kind: error.kind().name().to_owned(),
+        message: error.to_string(),
+    }))
 }
 
 fn out_of_order(what: &str) -> Error {

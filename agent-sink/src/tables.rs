@@ -158,19 +158,11 @@ impl Tables {
     /// `Fenced` if a newer attempt has attached here, `Unavailable` if this process knows neither (it was restarted).
     pub fn attached(&self, id: &TableId, run: RunId, epoch: Epoch) -> Result<Attached> {
         let newest = self.with(id, |entry| entry.newest.clone());
-        match newest {
-            Some(newest) if newest.attachment.epoch() == epoch && newest.run == run => Ok(newest),
-            Some(newest) if newest.attachment.epoch() > epoch => Err(Error::fenced(format!(
-                "table {}: epoch {epoch} of run {run} is over, run {} has epoch {}",
-                id.table,
-                newest.run,
-                newest.attachment.epoch()
-            ))),
-            _ => Err(Error::unavailable(format!(
-                "table {}: this sink agent was started after epoch {epoch} was issued; attach again",
-                id.table
-            ))),
-        }
+        let known = newest
+            .as_ref()
+            .map(|newest| (newest.run, newest.attachment.epoch()));
+        check_attempt(&id.table, known, run, epoch)?;
+        newest.ok_or_else(|| Error::internal("an attempt that nobody knows is current"))
     }
 
     /// Waits for all finishes of this process, for a clean stop. Cancel-safe.
@@ -191,5 +183,26 @@ impl Tables {
     fn with<T>(&self, id: &TableId, work: impl FnOnce(&mut Entry) -> T) -> T {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         work(entries.entry(id.clone()).or_default())
+    }
+}
+
+/// Whether an attempt is the newest on a table that a process knows of.
+///
+/// # Errors
+/// `Fenced` if a newer one is known, `Unavailable` if neither is (the process was started since).
+pub fn check_attempt(
+    table: &TableName,
+    newest: Option<(RunId, Epoch)>,
+    run: RunId,
+    epoch: Epoch,
+) -> Result<()> {
+    match newest {
+        Some((owner, current)) if current == epoch && owner == run => Ok(()),
+        Some((owner, current)) if current > epoch => Err(Error::fenced(format!(
+            "table {table}: epoch {epoch} of run {run} is over, run {owner} has epoch {current}"
+        ))),
+        _ => Err(Error::unavailable(format!(
+            "table {table}: this sink agent was started after epoch {epoch} was issued; attach again"
+        ))),
     }
 }

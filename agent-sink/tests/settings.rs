@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use agent_sink::settings::{Config, Settings};
 use strait_common::config;
 use strait_common::state_dir::StateDir;
+use strait_tests::settings::{Agent, printed, refused, write};
 
 /// Every key: its name, and what file, environment and flag say.
 const KEYS: [(&str, [&str; 3]); 9] = [
@@ -22,45 +22,10 @@ const KEYS: [(&str, [&str; 3]); 9] = [
     ("log_format", ["json", "text", "json"]),
 ];
 
-/// The agent with these arguments and environment, and nothing of ours.
-fn agent(arguments: &[&str], environment: &[(String, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agent-sink"));
-    for (key, _) in std::env::vars_os() {
-        if key.to_string_lossy().starts_with("STRAIT_") {
-            command.env_remove(key);
-        }
-    }
-    command.args(arguments);
-    command.envs(environment.iter().map(|(key, value)| (key, value)));
-    command.output().unwrap()
-}
-
-fn variable(key: &str) -> String {
-    format!("STRAIT_SINK_{}", key.to_uppercase())
-}
-
-fn printed(output: &Output) -> toml::Table {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    text.parse().unwrap()
-}
-
-/// What a start that fails says; it must not have listened.
-fn refused(output: &Output, code: i32) -> String {
-    let error = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{error}");
-    assert!(!error.contains("listening on"), "{error}");
-    error
-}
-
-fn write(path: &Path, text: &str) -> String {
-    std::fs::write(path, text).unwrap();
-    path.to_str().unwrap().to_owned()
-}
+const AGENT: Agent = Agent {
+    program: env!("CARGO_BIN_EXE_agent-sink"),
+    prefix: "STRAIT_SINK_",
+};
 
 /// The lines of a file with the values of one column of [`KEYS`].
 fn lines(column: usize) -> String {
@@ -85,18 +50,15 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_for_every_key() {
     let mut environment = Vec::new();
     for (key, values) in KEYS {
         arguments.extend([format!("--{}", key.replace('_', "-")), values[2].to_owned()]);
-        environment.push((variable(key), values[1]));
+        environment.push((AGENT.variable(key), values[1]));
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let runs = [
-        printed(&agent(&arguments[..from_file], &[])),
-        printed(&agent(&arguments[..from_file], &environment)),
-        printed(&agent(&arguments, &environment)),
+        printed(&AGENT.run(&arguments[..from_file], &[])),
+        printed(&AGENT.run(&arguments[..from_file], &environment)),
+        printed(&AGENT.run(&arguments, &environment)),
     ];
-    let defaults = printed(&agent(
-        &["--print-config", "--store", "lake=lake:///a"],
-        &[],
-    ));
+    let defaults = printed(&AGENT.run(&["--print-config", "--store", "lake=lake:///a"], &[]));
     assert_eq!(defaults.len(), KEYS.len() + 2, "a key is not in this test");
     for (key, values) in KEYS {
         for (printed, expected) in runs.iter().zip(values) {
@@ -107,10 +69,8 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_for_every_key() {
             assert_eq!(found, expected, "{key}");
         }
         assert_ne!(defaults[key], runs[2][key], "{key} has its default");
-        let alone = printed(&agent(
-            &arguments[..from_file],
-            &[(variable(key), values[1])],
-        ));
+        let alone =
+            printed(&AGENT.run(&arguments[..from_file], &[(AGENT.variable(key), values[1])]));
         assert_eq!(alone[key], runs[1][key], "{key}");
         let mut others = alone;
         others.insert(key.to_owned(), runs[0][key].clone());
@@ -129,15 +89,15 @@ fn what_is_printed_is_a_file_that_means_the_same_and_holds_no_secret() {
         assert_eq!(with(&meant.to_toml().unwrap()), meant);
     }
     let store = "lake=dolphindb://user:hunter2@host:8848/?token=hunter2#hunter2";
-    let shown = agent(&["--print-config", "--store", store], &[]);
+    let shown = AGENT.run(&["--print-config", "--store", store], &[]);
     assert_eq!(
         printed(&shown)["stores"]["lake"]["url"].as_str(),
         Some("dolphindb://host:8848/")
     );
     for wrong in ["dolphindb://user:hunter2@host", "lake=user:hunter2@host"] {
         for output in [
-            agent(&["--store", wrong], &[]),
-            agent(&[], &[(variable("stores"), wrong)]),
+            AGENT.run(&["--store", wrong], &[]),
+            AGENT.run(&[], &[(AGENT.variable("stores"), wrong)]),
         ] {
             let error = refused(&output, 2);
             assert!(!error.contains("hunter2"), "{error}");
@@ -191,10 +151,10 @@ fn what_is_wrong_is_named_with_what_to_write() {
         ),
     ] {
         let file = write(&path, &settings);
-        let error = refused(&agent(&["--config", &file], &[]), 2);
+        let error = refused(&AGENT.run(&["--config", &file], &[]), 2);
         assert!(error.contains(expected), "{settings}: {error}");
     }
-    let error = refused(&agent(&[], &[(variable("memory"), "256MB?")]), 2);
+    let error = refused(&AGENT.run(&[], &[(AGENT.variable("memory"), "256MB?")]), 2);
     assert!(
         error.contains("--memory") && error.contains("is not a size"),
         "{error}"
@@ -212,7 +172,7 @@ fn what_can_fail_fails_before_a_socket_opens() {
     let lake = format!("lake=lake://{}", at("lake"));
     let start = |state: &str, store: &str, more: &[&str]| {
         let fixed = ["--listen", &address, "--state-dir", state, "--store", store];
-        agent(&[&fixed[..], more].concat(), &[])
+        AGENT.run(&[&fixed[..], more].concat(), &[])
     };
     let error = refused(&start(&format!("{file}/state"), &lake, &[]), 2);
     assert!(
@@ -270,45 +230,6 @@ fn the_shipped_file_is_read() {
 
 #[test]
 fn the_keys_of_tls_come_from_flag_environment_and_file() {
-    let dir = tempfile::tempdir().unwrap();
     let keys = ["tls_cert", "tls_key", "tls_client_ca"];
-    let given = |from: &str| keys.map(|key| format!("{from}-{key}.pem"));
-    let file: String = keys
-        .iter()
-        .zip(given("file"))
-        .map(|(key, value)| format!("{key} = \"{value}\"\n"))
-        .collect();
-    let file = write(
-        &dir.path().join("tls.toml"),
-        &format!("listen = \"0.0.0.0:1\"\n{file}{URLS}"),
-    );
-    let mut arguments = vec!["--print-config".to_owned(), "--config".to_owned(), file];
-    let from_file = arguments.len();
-    let mut environment = Vec::new();
-    for ((key, flag), variable_value) in keys.iter().zip(given("flag")).zip(given("environment")) {
-        arguments.extend([format!("--{}", key.replace('_', "-")), flag]);
-        environment.push((variable(key), variable_value));
-    }
-    let environment: Vec<_> = environment
-        .iter()
-        .map(|(key, value)| (key.clone(), value.as_str()))
-        .collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    for (from, printed) in [
-        ("file", printed(&agent(&arguments[..from_file], &[]))),
-        (
-            "environment",
-            printed(&agent(&arguments[..from_file], &environment)),
-        ),
-        ("flag", printed(&agent(&arguments, &environment))),
-    ] {
-        for (key, value) in keys.iter().zip(given(from)) {
-            assert_eq!(
-                printed[*key].as_str(),
-                Some(value.as_str()),
-                "{key} from {from}"
-            );
-        }
-        assert_eq!(printed["insecure"].as_bool(), Some(false));
-    }
+    AGENT.takes_tls_from_flag_environment_and_file(&keys, URLS);
 }

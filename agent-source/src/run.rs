@@ -19,7 +19,7 @@ use strait_common::retry::Backoff;
 use strait_common::{Error, Kind, Result};
 
 use crate::job::Job;
-use crate::runs::{Change, PartitionRow, PartitionState, RunStore, Spent, Totals};
+use crate::runs::{Change, PartitionRow, PartitionState, RunStore, Spent, Status, Totals};
 use crate::session::{Assignment, Report};
 
 /// How often a partition may have moved before it fails as "still changing".
@@ -84,6 +84,19 @@ pub enum Verdict {
     Complete(Outcome),
     /// The fate of some partitions is unknown, or some were left: attach again.
     Again,
+}
+
+/// How a run stands when its last attempt has ended like this; `by_operator` if somebody asked for the stop.
+pub fn status_after(ended: &Result<Outcome>, by_operator: bool) -> Status {
+    match ended {
+        Ok(Outcome::Done) => Status::Done,
+        Ok(Outcome::Partial) => Status::Partial,
+        Ok(Outcome::Abandoned) => Status::Abandoned,
+        Err(error) if error.kind() == Kind::Cancelled && by_operator => Status::Cancelled,
+        // The agent stops: the run goes on when it starts again.
+        Err(error) if error.kind() == Kind::Cancelled => Status::Running,
+        Err(_) => Status::Failed,
+    }
 }
 
 /// A run under way.

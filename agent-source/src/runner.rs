@@ -17,7 +17,7 @@ use strait_common::ids::{Epoch, RunId};
 use strait_common::retry::Backoff;
 use strait_common::selection::Selection;
 use strait_common::shutdown::Shutdown;
-use strait_common::{Error, Kind, Result};
+use strait_common::{Error, Result};
 use strait_proto::v1;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::agent::Agent;
 use crate::job::Job;
 use crate::link::{self, Link, Window};
-use crate::run::{Next, Run, Verdict};
+use crate::run::{Next, Run, Verdict, status_after};
 use crate::runs::{RunRow, RunStore, Status};
 use crate::session::{Assignment, Report};
 use crate::stream::{self, Attempt, Board, Ended};
@@ -220,15 +220,7 @@ async fn end(agent: &Agent, live: &Live, ended: Result<Outcome>) {
     let mut row = live.snapshot().row;
     row.message.clear();
     row.kind = None;
-    row.status = match &ended {
-        Ok(Outcome::Done) => Status::Done,
-        Ok(Outcome::Partial) => Status::Partial,
-        Ok(Outcome::Abandoned) => Status::Abandoned,
-        Err(error) if error.kind() == Kind::Cancelled && operator => Status::Cancelled,
-        // The agent stops: the run goes on when it starts again.
-        Err(error) if error.kind() == Kind::Cancelled => Status::Running,
-        Err(_) => Status::Failed,
-    };
+    row.status = status_after(&ended, operator);
     if let Err(error) = &ended
         && row.status == Status::Failed
     {

@@ -11,7 +11,7 @@ use strait_common::config::{self, ByteSize, NamedUrl, Span};
 use strait_common::frame::Compression;
 use strait_common::telemetry::{self, LogFormat};
 use strait_common::tls::{Dialling, IdentityFiles, Listening};
-use strait_common::{Error, Kind, OrError, Result};
+use strait_common::{Context, Error, Kind, OrError, Result};
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
@@ -328,13 +328,11 @@ impl Config {
         self.tls.check(self.listen)?;
         for (name, url) in &self.sinks {
             let shown = config::without_secrets(url);
-            if url.starts_with("https:") && self.sink_tls.ca.is_none() {
-                return Err(Error::config(format!(
-                    "sink {name} ({shown}): an https URL, and no tls_ca with the certificate of the authority to trust"
-                )));
-            }
+            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+            let authority = self.sink_tls.authority(scheme, "tls_ca");
+            let authority = authority.with_context(|| format!("sink {name} ({shown})"))?;
             // Whoever names an authority does not mean to send rows in the clear.
-            if url.starts_with("http:") && self.sink_tls.ca.is_some() && !self.tls.insecure {
+            if authority.is_none() && self.sink_tls.ca.is_some() && !self.tls.insecure {
                 return Err(Error::config(format!(
                     "sink {name} ({shown}): tls_ca is set, and this URL would be spoken to in the clear; write https, or say insecure = true if \
                      that is meant"

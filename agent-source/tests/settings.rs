@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use agent_source::settings::{Config, Settings};
 use strait_common::config;
 use strait_common::state_dir::StateDir;
+use strait_tests::settings::{Agent, printed, refused, write};
 
 /// Every key: its name, and what file, environment and flag say.
 const KEYS: [(&str, [&str; 3]); 19] = [
@@ -33,45 +34,10 @@ const KEYS: [(&str, [&str; 3]); 19] = [
     ("log_format", ["json", "text", "json"]),
 ];
 
-/// The agent with these arguments and environment, and nothing of ours.
-fn agent(arguments: &[&str], environment: &[(String, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_agent-source"));
-    for (key, _) in std::env::vars_os() {
-        if key.to_string_lossy().starts_with("STRAIT_") {
-            command.env_remove(key);
-        }
-    }
-    command.args(arguments);
-    command.envs(environment.iter().map(|(key, value)| (key, value)));
-    command.output().unwrap()
-}
-
-fn variable(key: &str) -> String {
-    format!("STRAIT_SOURCE_{}", key.to_uppercase())
-}
-
-fn printed(output: &Output) -> toml::Table {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    text.parse().unwrap()
-}
-
-/// What a start that fails says; it must not have listened.
-fn refused(output: &Output, code: i32) -> String {
-    let error = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{error}");
-    assert!(!error.contains("listening on"), "{error}");
-    error
-}
-
-fn write(path: &Path, text: &str) -> String {
-    std::fs::write(path, text).unwrap();
-    path.to_str().unwrap().to_owned()
-}
+const AGENT: Agent = Agent {
+    program: env!("CARGO_BIN_EXE_agent-source"),
+    prefix: "STRAIT_SOURCE_",
+};
 
 const URLS: &str = "[stores.live]\nurl = \"lake:///file\"\n[sinks.dr]\nurl = \"http://file:1\"\n";
 
@@ -92,7 +58,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_for_every_key() {
         .collect();
     let environment: Vec<(String, &str)> = KEYS
         .iter()
-        .map(|(key, values)| (variable(key), values[1]))
+        .map(|(key, values)| (AGENT.variable(key), values[1]))
         .collect();
     let with_flags: Vec<&str> = ["--print-config", "--config", &file]
         .into_iter()
@@ -109,10 +75,10 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_for_every_key() {
         "--sink",
         "dr=http://a:1",
     ];
-    let defaults = printed(&agent(&bare, &[]));
-    let of_file = printed(&agent(&with_flags[..3], &[]));
-    let of_environment = printed(&agent(&with_flags[..3], &environment));
-    let of_flags = printed(&agent(&with_flags, &environment));
+    let defaults = printed(&AGENT.run(&bare, &[]));
+    let of_file = printed(&AGENT.run(&with_flags[..3], &[]));
+    let of_environment = printed(&AGENT.run(&with_flags[..3], &environment));
+    let of_flags = printed(&AGENT.run(&with_flags, &environment));
     let keys: BTreeMap<&str, [&str; 3]> = KEYS.into_iter().collect();
     for (key, default) in &defaults {
         let Some(values) = keys.get(key.as_str()) else {
@@ -137,7 +103,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_for_every_key() {
     assert_eq!(defaults.len(), KEYS.len() + 3);
     // One key alone, the others from elsewhere.
     for (key, values) in KEYS {
-        let alone = printed(&agent(&with_flags[..3], &[(variable(key), values[1])]));
+        let alone = printed(&AGENT.run(&with_flags[..3], &[(AGENT.variable(key), values[1])]));
         let others = |table: &toml::Table| {
             let mut table = table.clone();
             table.remove(key);
@@ -154,16 +120,16 @@ fn stores_and_sinks_come_from_all_three() {
     let file = write(&dir.path().join("source.toml"), URLS);
     let environment = [
         (
-            variable("stores"),
+            AGENT.variable("stores"),
             "live=lake:///environment,old=lake:///environment",
         ),
-        (variable("sinks"), "dr=http://environment:1"),
-        (variable("config"), file.as_str()),
+        (AGENT.variable("sinks"), "dr=http://environment:1"),
+        (AGENT.variable("config"), file.as_str()),
     ];
     let url = |table: &toml::Table, kind: &str, name: &str| {
         table[kind][name]["url"].as_str().unwrap().to_owned()
     };
-    let printed_so = printed(&agent(&["--print-config"], &environment));
+    let printed_so = printed(&AGENT.run(&["--print-config"], &environment));
     assert_eq!(url(&printed_so, "stores", "live"), "lake:///environment");
     assert_eq!(url(&printed_so, "stores", "old"), "lake:///environment");
     assert_eq!(url(&printed_so, "sinks", "dr"), "http://environment:1/");
@@ -176,7 +142,7 @@ fn stores_and_sinks_come_from_all_three() {
         "--sink",
         "two=http://flag:2",
     ];
-    let printed_so = printed(&agent(&flags, &environment));
+    let printed_so = printed(&AGENT.run(&flags, &environment));
     assert_eq!(url(&printed_so, "stores", "more"), "lake:///flag");
     assert_eq!(url(&printed_so, "stores", "live"), "lake:///file");
     assert_eq!(url(&printed_so, "sinks", "dr"), "http://flag:1/");
@@ -210,7 +176,7 @@ fn what_is_printed_is_a_file_that_means_the_same() {
         let sinks = meant.sinks.clone();
         assert_eq!(Config { sinks, ..again }, meant);
     }
-    let first = agent(
+    let first = AGENT.run(
         &[
             "--print-config",
             "--store",
@@ -226,7 +192,7 @@ fn what_is_printed_is_a_file_that_means_the_same() {
         &dir.path().join("printed.toml"),
         &String::from_utf8(first.stdout.clone()).unwrap(),
     );
-    let second = agent(&["--print-config", "--config", &file], &[]);
+    let second = AGENT.run(&["--print-config", "--config", &file], &[]);
     assert_eq!(printed(&first), printed(&second));
 }
 
@@ -247,14 +213,11 @@ fn no_secret_is_printed_or_told() {
         assert!(!text.contains(secret), "{text}");
         text
     };
-    let shown = told(agent(
-        &["--print-config", "--store", &store, "--sink", &sink],
-        &[],
-    ));
+    let shown = told(AGENT.run(&["--print-config", "--store", &store, "--sink", &sink], &[]));
     assert!(shown.contains("dolphindb://host:8848/"), "{shown}");
     // A start with it names the store, as one that this build does not know.
     let arguments = [&start[..], &["--store", &store, "--sink", &sink]].concat();
-    let error = told(agent(&arguments, &[]));
+    let error = told(AGENT.run(&arguments, &[]));
     assert!(
         error.contains("store live (dolphindb://host:8848/): unknown scheme"),
         "{error}"
@@ -267,14 +230,14 @@ fn no_secret_is_printed_or_told() {
         format!("live=//user:{secret}@host"),
     ] {
         let arguments = [&start[..], &["--store", &wrong, "--sink", "dr=http://a:1"]].concat();
-        told(agent(&arguments, &[]));
-        let environment = [(variable("stores"), wrong.as_str())];
+        told(AGENT.run(&arguments, &[]));
+        let environment = [(AGENT.variable("stores"), wrong.as_str())];
         let arguments = [&start[..], &["--sink", "dr=http://a:1"]].concat();
-        told(agent(&arguments, &environment));
+        told(AGENT.run(&arguments, &environment));
     }
     let file = format!("[stores]\nlive = \"dolphindb://user:{secret}@host\"");
     let file = write(&dir.path().join("source.toml"), &file);
-    let error = told(agent(&["--config", &file], &[]));
+    let error = told(AGENT.run(&["--config", &file], &[]));
     assert!(
         error.contains("source.toml: line 2: stores.live: "),
         "{error}"
@@ -379,11 +342,11 @@ fn what_is_wrong_is_named_with_what_to_write() {
         ("[stores.live\n".to_owned(), "source.toml: line 1: "),
     ] {
         let file = write(&path, &settings);
-        let error = refused(&agent(&["--config", &file], &[]), 2);
+        let error = refused(&AGENT.run(&["--config", &file], &[]), 2);
         assert!(error.contains(expected), "{settings}: {error}");
     }
     let missing = dir.path().join("missing.toml");
-    let error = refused(&agent(&["--config", missing.to_str().unwrap()], &[]), 2);
+    let error = refused(&AGENT.run(&["--config", missing.to_str().unwrap()], &[]), 2);
     assert!(error.contains("missing.toml: No such file"), "{error}");
     for (flag, value, expected) in [
         (
@@ -395,10 +358,10 @@ fn what_is_wrong_is_named_with_what_to_write() {
         ("--grace", "soon", "'soon' is not a duration"),
         ("--memroy", "1", "--memory"),
     ] {
-        let error = refused(&agent(&[flag, value], &[]), 2);
+        let error = refused(&AGENT.run(&[flag, value], &[]), 2);
         assert!(error.contains(expected), "{flag}: {error}");
     }
-    let error = refused(&agent(&[], &[(variable("memory"), "256MB?")]), 2);
+    let error = refused(&AGENT.run(&[], &[(AGENT.variable("memory"), "256MB?")]), 2);
     assert!(
         error.contains("--memory") && error.contains("is not a size"),
         "{error}"
@@ -425,7 +388,7 @@ fn what_can_fail_fails_before_a_socket_opens() {
             "--store",
             store,
         ];
-        agent(&[&fixed[..], more].concat(), &[])
+        AGENT.run(&[&fixed[..], more].concat(), &[])
     };
     let error = refused(&start(&format!("{file}/state"), &lake, &[]), 2);
     assert!(
@@ -482,46 +445,6 @@ fn the_shipped_file_is_read() {
 
 #[test]
 fn the_keys_of_tls_come_from_flag_environment_and_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let https = URLS.replace("http:", "https:");
     let keys = ["tls_cert", "tls_key", "tls_client_ca", "tls_ca"];
-    let given = |from: &str| keys.map(|key| format!("{from}-{key}.pem"));
-    let file: String = keys
-        .iter()
-        .zip(given("file"))
-        .map(|(key, value)| format!("{key} = \"{value}\"\n"))
-        .collect();
-    let file = write(
-        &dir.path().join("tls.toml"),
-        &format!("listen = \"0.0.0.0:1\"\n{file}{https}"),
-    );
-    let mut arguments = vec!["--print-config".to_owned(), "--config".to_owned(), file];
-    let from_file = arguments.len();
-    let mut environment = Vec::new();
-    for ((key, flag), variable_value) in keys.iter().zip(given("flag")).zip(given("environment")) {
-        arguments.extend([format!("--{}", key.replace('_', "-")), flag]);
-        environment.push((variable(key), variable_value));
-    }
-    let environment: Vec<_> = environment
-        .iter()
-        .map(|(key, value)| (key.clone(), value.as_str()))
-        .collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    for (from, printed) in [
-        ("file", printed(&agent(&arguments[..from_file], &[]))),
-        (
-            "environment",
-            printed(&agent(&arguments[..from_file], &environment)),
-        ),
-        ("flag", printed(&agent(&arguments, &environment))),
-    ] {
-        for (key, value) in keys.iter().zip(given(from)) {
-            assert_eq!(
-                printed[*key].as_str(),
-                Some(value.as_str()),
-                "{key} from {from}"
-            );
-        }
-        assert_eq!(printed["insecure"].as_bool(), Some(false));
-    }
+    AGENT.takes_tls_from_flag_environment_and_file(&keys, &URLS.replace("http:", "https:"));
 }

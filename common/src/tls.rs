@@ -125,36 +125,41 @@ pub struct Dialling {
 }
 
 impl Dialling {
-    /// The endpoint, with TLS if its URL says https.
+    /// The authority for a URL of this scheme; none where it is spoken to in the clear.
     ///
     /// # Errors
-    /// `Config` if the URL says https and no authority is named (`ca_key` is what to set), or a file cannot be read or does not fit.
-    pub fn apply(&self, endpoint: Endpoint, ca_key: &str) -> Result<Endpoint> {
-        if endpoint.uri().scheme_str() != Some("https") {
-            return Ok(endpoint);
+    /// `Config` if the URL says https and no authority is named: `ca_key` is what to set.
+    pub fn authority(&self, scheme: &str, ca_key: &str) -> Result<Option<&Path>> {
+        if scheme != "https" {
+            return Ok(None);
         }
-        let ca = self.ca.as_ref().ok_or_else(|| {
-            Error::config(format!(
+        match &self.ca {
+            Some(ca) => Ok(Some(ca)),
+            None => Err(Error::config(format!(
                 "an https URL, and no {ca_key} with the certificate of the authority to trust"
-            ))
-        })?;
+            ))),
+        }
+    }
+
+    /// A connection that opens when it is first used, with TLS if its URL says https.
+    ///
+    /// # Errors
+    /// As [`authority`](Dialling::authority); `Config` if a file cannot be read or does not fit.
+    pub fn connect_lazily(&self, endpoint: Endpoint, ca_key: &str) -> Result<Channel> {
+        let scheme = endpoint.uri().scheme_str().unwrap_or_default();
+        let Some(ca) = self.authority(scheme, ca_key)? else {
+            return Ok(endpoint.connect_lazy());
+        };
         choose_cryptography();
         let authority = Certificate::from_pem(read_pem(ca, "CERTIFICATE")?);
         let mut config = ClientTlsConfig::new().ca_certificate(authority);
         if let Some(identity) = &self.identity {
             config = config.identity(identity.read()?);
         }
-        endpoint
+        let endpoint = endpoint
             .tls_config(config)
-            .or_error(Kind::Config, format!("TLS with {}", ca.display()))
-    }
-
-    /// A connection that opens when it is first used.
-    ///
-    /// # Errors
-    /// As [`apply`](Dialling::apply).
-    pub fn connect_lazily(&self, endpoint: Endpoint, ca_key: &str) -> Result<Channel> {
-        Ok(self.apply(endpoint, ca_key)?.connect_lazy())
+            .or_error(Kind::Config, format!("TLS with {}", ca.display()))?;
+        Ok(endpoint.connect_lazy())
     }
 }
 

@@ -10,6 +10,7 @@ pub mod held;
 pub mod lakes;
 pub mod process;
 pub mod proxy;
+pub mod settings;
 pub mod simulation;
 
 use std::time::Duration;

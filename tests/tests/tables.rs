@@ -46,6 +46,21 @@ fn receipt() -> Receipt {
     }
 }
 
+/// A sink with the table in it, and a process that has attached nobody yet.
+async fn prepared() -> (Arc<dyn Sink>, Tables, TableId) {
+    let table = cluster::table().expect("a table");
+    let sink: Arc<dyn Sink> = Arc::new(MemorySink::open(&MemoryStore::new()));
+    sink.prepare(&table.name, &table, false)
+        .await
+        .expect("prepare");
+    let tables = Tables::new(Duration::from_secs(5));
+    let id = TableId {
+        store: "b".to_owned(),
+        table: table.name,
+    };
+    (sink, tables, id)
+}
+
 async fn begun(attached: &agent_sink::tables::Attached) -> Box<dyn PartitionWriter> {
     let begun = attached
         .attachment
@@ -59,16 +74,7 @@ async fn begun(attached: &agent_sink::tables::Attached) -> Box<dyn PartitionWrit
 
 #[tokio::test]
 async fn a_run_that_is_refused_does_not_disturb_the_one_that_owns_the_table() {
-    let table = cluster::table().expect("a table");
-    let sink: Arc<dyn Sink> = Arc::new(MemorySink::open(&MemoryStore::new()));
-    sink.prepare(&table.name, &table, false)
-        .await
-        .expect("prepare");
-    let tables = Tables::new(Duration::from_secs(5));
-    let id = TableId {
-        store: "b".to_owned(),
-        table: table.name,
-    };
+    let (sink, tables, id) = prepared().await;
     let owner = tables.attach(&id, &sink, &claim(1)).await.expect("attach");
     let writer = begun(&owner).await;
 
@@ -90,16 +96,7 @@ async fn a_run_that_is_refused_does_not_disturb_the_one_that_owns_the_table() {
 
 #[tokio::test]
 async fn an_attempt_that_was_followed_publishes_nothing_more() {
-    let table = cluster::table().expect("a table");
-    let sink: Arc<dyn Sink> = Arc::new(MemorySink::open(&MemoryStore::new()));
-    sink.prepare(&table.name, &table, false)
-        .await
-        .expect("prepare");
-    let tables = Tables::new(Duration::from_secs(5));
-    let id = TableId {
-        store: "b".to_owned(),
-        table: table.name,
-    };
+    let (sink, tables, id) = prepared().await;
     let older = tables.attach(&id, &sink, &claim(1)).await.expect("attach");
     let writer = begun(&older).await;
     tables.attach(&id, &sink, &claim(1)).await.expect("again");

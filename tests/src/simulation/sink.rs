@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use agent_sink::session::{Action, Event, Session};
+use agent_sink::session::{Action, Event, Session, answer_finish};
+use agent_sink::tables::check_attempt;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
 use strait_common::digest::{Digest, DigestId, digest};
@@ -15,7 +16,7 @@ use strait_common::engine::{
 };
 use strait_common::frame::Decoder;
 use strait_common::ids::{Epoch, RunId};
-use strait_common::{Error, Kind, Result};
+use strait_common::{Error, Result};
 use strait_memory::{Action as At, MemorySink, MemoryStore};
 use strait_proto::v1;
 use strait_proto::v1::copy_reply::Body as Reply;
@@ -156,15 +157,12 @@ impl SinkProcess {
     }
 
     fn attached(&self, run: RunId, epoch: Epoch) -> Result<Attached> {
-        match &self.newest {
-            Some(newest) if newest.attachment.epoch() == epoch && newest.run == run => {
-                Ok(newest.clone())
-            }
-            Some(newest) if newest.attachment.epoch() > epoch => {
-                Err(Error::fenced("a newer attempt has attached here"))
-            }
-            _ => Err(Error::unavailable("this process does not know the attempt")),
-        }
+        let known = self.newest.as_ref();
+        let newest = known.map(|newest| (newest.run, newest.attachment.epoch()));
+        check_attempt(&cluster::table()?.name, newest, run, epoch)?;
+        known
+            .cloned()
+            .ok_or_else(|| Error::internal("an attempt that nobody knows is current"))
     }
 
     /// The stream is gone, and what its task held with it; publications go on.
@@ -223,31 +221,9 @@ impl SinkProcess {
             return None;
         };
         let finish = self.finishes.remove(at);
-        let down = match result {
-            Ok(finished) => {
-                let (receipt, already) = match &finished {
-                    Finished::Now => (&finish.receipt, false),
-                    Finished::Already(receipt) => (receipt, true),
-                };
-                Down::Reply(Reply::Finished(v1::Finished {
-                    ordinal: finish.ordinal,
-                    receipt: Some(receipt.into()),
-                    already,
-                }))
-            }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    Kind::Fenced | Kind::Cancelled | Kind::Unavailable
-                ) =>
-            {
-                Down::End(Some(error))
-            }
-            Err(error) => Down::Reply(Reply::Failed(v1::Failed {
-                ordinal: finish.ordinal,
-                kind: error.kind().name().to_owned(),
-                message: error.to_string(),
-            })),
+        let down = match answer_finish(finish.ordinal, &finish.receipt, result) {
+            Ok(reply) => Down::Reply(reply),
+            Err(error) => Down::End(Some(error)),
         };
         Some((finish.stream, down))
     }

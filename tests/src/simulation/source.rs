@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agent_source::job::{Job, Spec};
-use agent_source::run::{Next, Run, Verdict};
+use agent_source::run::{Next, Run, Verdict, status_after};
 use agent_source::runs::{PartitionRow, PartitionState, RunRow, RunStore, Status};
 use agent_source::session::{Encoded, Event, Limits, Session, Step, Want};
 use futures::{FutureExt, StreamExt};
@@ -668,28 +668,20 @@ impl SourceAgent {
             Ok(None) => Err(Error::unavailable("some partitions must be looked up")),
             Err(error) => Err(error),
         };
-        row.status = match &ended {
-            Ok(Outcome::Done) => Status::Done,
-            Ok(Outcome::Partial) => Status::Partial,
-            Ok(Outcome::Abandoned) => Status::Abandoned,
-            Err(error) if error.kind().reaction() == Reaction::Retry => {
-                match BACKOFF.wait(self.retry, jitter) {
-                    Some(wait) => {
-                        self.retry += 1;
-                        self.ready_ms = now_ms + u64::try_from(wait.as_millis()).unwrap_or(0);
-                        self.desk = Desk::Waiting(run, row);
-                        return Ok(Status::Running);
-                    }
-                    None => Status::Failed,
-                }
-            }
-            Err(error) if error.kind().reaction() == Reaction::Stop => Status::Running,
-            Err(error) => {
-                row.message = error.to_string();
-                row.kind = Some(error.kind());
-                Status::Failed
-            }
-        };
+        if let Err(error) = &ended
+            && error.kind().reaction() == Reaction::Retry
+            && let Some(wait) = BACKOFF.wait(self.retry, jitter)
+        {
+            self.retry += 1;
+            self.ready_ms = now_ms + u64::try_from(wait.as_millis()).unwrap_or(0);
+            self.desk = Desk::Waiting(run, row);
+            return Ok(Status::Running);
+        }
+        row.status = status_after(&ended, false);
+        if let Err(error) = &ended {
+            row.message = error.to_string();
+            row.kind = Some(error.kind());
+        }
         let status = row.status;
         let store = run.into_store();
         store.update(&row)?;

@@ -2,24 +2,22 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use agent_source::job::Job;
 use agent_source::run::Verdict;
 use agent_source::runs::{RunRow, Status};
 use agent_source::session::{Event, Want};
-use futures::FutureExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use strait_common::engine::{Outcome, Sink};
-use strait_common::ids::{RunId, TableName};
+use strait_common::engine::Outcome;
+use strait_common::ids::TableName;
 use strait_common::{Error, Kind, Result};
-use strait_memory::{MemorySink, MemoryStore, Rule};
+use strait_memory::{MemoryStore, Rule};
 
 use super::Figures;
 use super::cluster::{self, Cluster};
 use super::rules::Broken;
 use super::sink::SinkProcess;
 use super::source::{self, Desk, Phase, SourceAgent, Tuning, Turn};
-use super::wire::{Call, CallReply, CallRequest, Down, Mischief, Stream, Up};
+use super::wire::{Call, CallReply, CallRequest, Down, Stream, Up};
 
 /// Steps in which things go wrong.
 const TROUBLE_STEPS: u64 = 700;
@@ -97,7 +95,7 @@ pub struct World {
     /// Numbers for streams, calls and attempts.
     numbers: u64,
     runs: u128,
-    /// The jobs of all runs that ever were.
+    /// The bounds of all runs that ever were.
     bounds: Vec<Option<i64>>,
     traced: bool,
     /// A line per step, if asked for.
@@ -133,6 +131,12 @@ macro_rules! note {
         }
     };
 }
+
+mod end;
+mod operators;
+mod trouble;
+
+use trouble::time;
 
 impl World {
     /// A world before its first step.
@@ -519,7 +523,6 @@ impl World {
                 "      attempt {attempt} ends: {error} ({})",
                 error.kind()
             );
-            // The world's own mischief is not a bug.
             match error.kind() {
                 Kind::Fenced => self.figures.fenced += 1,
                 Kind::Corrupt => self.figures.corrupt += 1,
@@ -766,443 +769,6 @@ impl World {
         self.calls.retain(|_, call| call.awaited);
         self.forget_ended();
     }
-
-    // ---- trouble -------------------------------------------------------------------------------------------------
-
-    fn trouble(&mut self) -> Lived {
-        let agent = self.rng.random_range(0..self.agents.len());
-        let sink = self.rng.random_range(0..SINKS);
-        let allowed = self.allowed;
-        match self.rng.random_range(0..15) {
-            0 if allowed.source_dies => {
-                note!(self, "TROUBLE: agent {agent} is killed");
-                self.kill_agent(agent)?;
-            }
-            1 if allowed.sink_dies => {
-                note!(self, "TROUBLE: sink {sink} is killed");
-                self.bury(sink);
-            }
-            2 if allowed.sink_dies_inside => {
-                let acts = self.rng.random_range(1..8);
-                note!(self, "TROUBLE: sink {sink} will die at act {acts} from now");
-                self.sinks[sink].doom(acts);
-            }
-            3 if allowed.state_lost && self.rng.random_bool(0.4) => {
-                note!(self, "TROUBLE: the state of agent {agent} is lost");
-                self.kill_agent(agent)?;
-                self.agents[agent] = SourceAgent::new(sink, self.tuning)?;
-            }
-            4 if allowed.cloned && self.agents.len() < AGENTS_MAX => {
-                note!(self, "TROUBLE: agent {agent} is started from a copy too");
-                let copy = self.agents[agent].cloned()?;
-                self.agents.push(copy);
-            }
-            5 if allowed.links_cut => self.cut_link(),
-            6 if allowed.links_cut => self.reset_stream(),
-            7 if allowed.answers_lost => self.lose_answer()?,
-            8 if allowed.mischief => self.mischief(),
-            9 if allowed.growth => {
-                let day = self.rng.random_range(0..8);
-                let times: Vec<i64> = (0..self.rng.random_range(1..=6))
-                    .map(|_| time(&mut self.rng, self.now_ms))
-                    .collect();
-                let rewrite = self.rng.random_bool(0.4);
-                note!(
-                    self,
-                    "TROUBLE: {} rows are added to day {day} of A, {}",
-                    times.len(),
-                    if rewrite {
-                        "which is written anew"
-                    } else {
-                        "after what it has"
-                    }
-                );
-                if rewrite {
-                    let kept: f64 = self.rng.random();
-                    let rng = &mut self.rng;
-                    self.a
-                        .rewrite(day, &times, || rng.random_bool(kept.clamp(0.0, 1.0)))?;
-                } else {
-                    self.a.insert(day, &times)?;
-                }
-            }
-            10 if allowed.drained => {
-                note!(self, "TROUBLE: agent {agent} is stopped softly");
-                let jitter = self.jitter();
-                for stream in self.agents[agent].drain() {
-                    let turn = self.agents[agent].feed(
-                        stream,
-                        Event::Drain,
-                        &self.a.store,
-                        self.now_ms,
-                        jitter,
-                    );
-                    // A stream that is not open yet is told when it is.
-                    if turn.is_ok() {
-                        self.turned(agent, stream, turn)?;
-                    }
-                }
-            }
-            11 if allowed.operators => self.operator(agent)?,
-            12 if allowed.operators && self.rng.random_bool(0.3) => self.abandon(sink)?,
-            13 | 14 if allowed.stalls => self.stall(),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn kill_agent(&mut self, agent: usize) -> Lived {
-        self.figures.killed += 1;
-        if let Desk::Busy(_, _, attempt) = &self.agents[agent].desk {
-            let serial = attempt.serial;
-            self.leave_streams(agent, serial);
-        }
-        self.agents[agent].restart()?;
-        Ok(())
-    }
-
-    /// The source loses a stream; what it sent is on its way.
-    fn cut_link(&mut self) {
-        let ids: Vec<u64> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.source_listens)
-            .map(|(&id, _)| id)
-            .collect();
-        if let Some(&id) = pick(&mut self.rng, &ids)
-            && let Some(stream) = self.streams.get_mut(&id)
-        {
-            note!(self, "TROUBLE: the source loses stream {id}");
-            stream.down.clear();
-            let error = Error::unavailable("the link is cut");
-            stream.down.push_back(Down::End(Some(error)));
-        }
-    }
-
-    /// The sink learns that a stream is gone, before it has heard all that was sent.
-    fn reset_stream(&mut self) {
-        let ids: Vec<u64> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.sink_listens)
-            .map(|(&id, _)| id)
-            .collect();
-        if let Some(&id) = pick(&mut self.rng, &ids)
-            && let Some(stream) = self.streams.get_mut(&id)
-        {
-            note!(self, "TROUBLE: the sink loses stream {id}");
-            stream.up.clear();
-            stream.sink_listens = false;
-            self.sinks[stream.sink].leave(id);
-            if stream.source_listens {
-                let error = Error::unavailable("the link is cut");
-                stream.down.push_back(Down::End(Some(error)));
-            }
-        }
-        self.forget_ended();
-    }
-
-    /// The source gives up a call that may still be executed.
-    fn lose_answer(&mut self) -> Lived {
-        let ids: Vec<u64> = self
-            .calls
-            .iter()
-            .filter(|(_, call)| call.awaited)
-            .map(|(&id, _)| id)
-            .collect();
-        let Some(&id) = pick(&mut self.rng, &ids) else {
-            return Ok(());
-        };
-        let Some(call) = self.calls.get_mut(&id) else {
-            return Ok(());
-        };
-        note!(self, "TROUBLE: the answer to call {id} is lost");
-        call.awaited = false;
-        let agent = call.source;
-        if call.answer.is_some() {
-            self.calls.remove(&id);
-        }
-        self.attempt_ended(agent, Err(Error::unavailable("no answer")))
-    }
-
-    /// A stream or a publication stands still for a while, long enough for others to live a whole attempt.
-    fn stall(&mut self) {
-        let until = self.figures.steps + self.rng.random_range(20..400);
-        let ids: Vec<u64> = self.streams.keys().copied().collect();
-        let finishes = self.sinks.iter_mut().flat_map(|sink| &mut sink.finishes);
-        let mut finishes: Vec<_> = finishes.collect();
-        if !finishes.is_empty() && self.rng.random_bool(0.5) {
-            let at = self.rng.random_range(0..finishes.len());
-            finishes[at].asleep_until = until;
-        } else if let Some(&id) = pick(&mut self.rng, &ids)
-            && let Some(stream) = self.streams.get_mut(&id)
-        {
-            stream.asleep_until = until;
-            note!(self, "TROUBLE: stream {id} stands still until step {until}");
-        }
-    }
-
-    fn mischief(&mut self) {
-        let ids: Vec<u64> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.sink_listens && !stream.up.is_empty())
-            .map(|(&id, _)| id)
-            .collect();
-        let kind = Mischief::ALL[self.rng.random_range(0..Mischief::ALL.len())];
-        if let Some(&id) = pick(&mut self.rng, &ids)
-            && let Some(stream) = self.streams.get_mut(&id)
-        {
-            let at = self.rng.random_range(0..stream.up.len());
-            if kind.befall(&mut stream.up, at) {
-                note!(
-                    self,
-                    "TROUBLE: {kind:?} befalls message {at} of stream {id}"
-                );
-            }
-        }
-    }
-
-    // ---- operators -----------------------------------------------------------------------------------------------
-
-    fn claim(&self) -> Result<Option<(RunId, Job)>> {
-        let sink = MemorySink::open(&self.b);
-        let claim = sink.claim(&self.table).now_or_never();
-        let claim = claim.ok_or_else(|| Error::internal("the engine in memory waits"))??;
-        claim
-            .map(|claim| Ok((claim.run, Job::from_json(&claim.job)?)))
-            .transpose()
-    }
-
-    fn run_id(&mut self, agent: usize) -> RunId {
-        if self.broken == Some(Broken::RunIdReused) {
-            return RunId::from_u128(u128::from(self.agents[agent].begun) + 1);
-        }
-        self.runs += 1;
-        // The first digits tell runs apart in traces.
-        RunId::from_u128(self.runs << 96 | self.runs)
-    }
-
-    /// What the handbook says for an agent without an active run: resume what is not done, adopt what is unknown, or begin anew.
-    fn operator(&mut self, agent: usize) -> Lived {
-        if !matches!(self.agents[agent].desk, Desk::Idle(_)) {
-            return Ok(());
-        }
-        let claim = self.claim()?;
-        let Some(store) = self.agents[agent].store() else {
-            return Ok(());
-        };
-        let failed = store.runs("", 100)?.into_iter().find(|row| {
-            matches!(
-                row.status,
-                Status::Failed | Status::Partial | Status::Cancelled
-            )
-        });
-        let known = match &claim {
-            Some((run, _)) => store.run(*run)?,
-            None => None,
-        };
-        match (claim, known, failed) {
-            (Some(_), Some(row), _) if !self.careless() => {
-                note!(
-                    self,
-                    "operator: agent {agent} resumes run {}",
-                    row.id.short()
-                );
-                self.agents[agent].drive(row)?;
-            }
-            (Some((run, job)), None, _) if !self.careless() => {
-                note!(self, "operator: agent {agent} adopts run {}", run.short());
-                self.figures.adopted += 1;
-                self.agents[agent].begin(&self.a.store, run, job)?;
-            }
-            (_, None, Some(row)) if self.rng.random_bool(0.5) => {
-                note!(
-                    self,
-                    "operator: agent {agent} resumes run {}",
-                    row.id.short()
-                );
-                self.agents[agent].drive(row)?;
-            }
-            _ => self.begin(agent)?,
-        }
-        Ok(())
-    }
-
-    /// Whether this operator does not look who owns the table.
-    fn careless(&mut self) -> bool {
-        self.allowed.operators && self.rng.random_bool(0.3)
-    }
-
-    fn begin(&mut self, agent: usize) -> Lived {
-        let id = self.run_id(agent);
-        let job = source::job(self.bounded, self.now_ns())?;
-        note!(self, "operator: agent {agent} begins run {}", id.short());
-        self.bounds.push(source::bound(&job));
-        let known = self.agents[agent]
-            .store()
-            .map(|store| store.run(id))
-            .transpose()?
-            .flatten();
-        if known.is_none() {
-            self.agents[agent].begin(&self.a.store, id, job)?;
-        }
-        Ok(())
-    }
-
-    /// An operator gives up the run that owns the table.
-    fn abandon(&mut self, sink: usize) -> Lived {
-        let Some((run, job)) = self.claim()? else {
-            return Ok(());
-        };
-        let claim = strait_common::engine::Claim {
-            run,
-            table: self.table.clone(),
-            agent: "operator".to_owned(),
-            job: job.to_json()?,
-            taken_at: 0,
-        };
-        let attach = CallRequest::Attach(claim);
-        if !self.sinks[sink].can_answer(&attach) {
-            return Ok(());
-        }
-        let attached = self.sinks[sink].answer(&attach);
-        if self.buried(sink) {
-            return Ok(());
-        }
-        if let Ok(CallReply::Attached(epoch, _)) = attached {
-            note!(self, "operator: run {} is abandoned", run.short());
-            self.figures.abandoned += 1;
-            let _ = self.sinks[sink].answer(&CallRequest::Complete {
-                run,
-                epoch,
-                outcome: Outcome::Abandoned,
-            });
-            self.buried(sink);
-        }
-        Ok(())
-    }
-
-    // ---- the end -------------------------------------------------------------------------------------------------
-
-    /// Nothing goes wrong any more, one agent is left, and an operator goes by the handbook until a new run has ended.
-    fn calm(&mut self) -> Lived {
-        note!(self, "CALM");
-        for agent in 0..self.agents.len() {
-            self.kill_agent(agent)?;
-        }
-        let kept = self.rng.random_range(0..self.agents.len());
-        self.agents.swap(0, kept);
-        self.agents.truncate(1);
-        for stream in self.streams.values_mut() {
-            stream.source = 0;
-        }
-        for sink in 0..SINKS {
-            // What was doomed is spared; what is under way stays so.
-            self.sinks[sink].doom(u64::MAX / 2);
-        }
-        let allowed = &mut self.allowed;
-        allowed.operators = false;
-        allowed.reads_fail = false;
-        allowed.second_sink = false;
-        for _ in 0..LAST_RUNS {
-            self.until_idle()?;
-            if self.claim()?.is_none() {
-                break;
-            }
-            self.operator(0)?;
-        }
-        self.until_idle()?;
-        if let Some((run, _)) = self.claim()? {
-            return Err(Fault(format!(
-                "run {} still owns the table, whatever the operator does",
-                run.short()
-            )));
-        }
-        let last = match self.broken {
-            // A run id is used again only where that is the question.
-            Some(Broken::RunIdReused) => {
-                self.operator(0)?;
-                None
-            }
-            _ => {
-                self.begin(0)?;
-                Some(RunId::from_u128(self.runs << 96 | self.runs))
-            }
-        };
-        self.until_idle()?;
-        let Some(last) = last else { return Ok(()) };
-        self.proof(last)
-    }
-
-    fn until_idle(&mut self) -> Lived {
-        for _ in 0..CALM_STEPS {
-            let waiting = !matches!(self.agents[0].desk, Desk::Idle(_));
-            if !waiting && self.acts().is_empty() {
-                return Ok(());
-            }
-            self.progress()?;
-            self.check()?;
-        }
-        Err(Fault(format!(
-            "nothing goes wrong any more, and the run does not end: {:?}",
-            self.agents[0].desk
-        )))
-    }
-
-    /// The last run, which nothing disturbed, is over; everything selected is there or was refused by name.
-    fn proof(&mut self, last: RunId) -> Lived {
-        let row = self.agents[0]
-            .store()
-            .map(|store| store.run(last))
-            .transpose()?
-            .flatten()
-            .ok_or_else(|| Fault("the last run is gone from its store".to_owned()))?;
-        if !matches!(row.status, Status::Done | Status::Partial) {
-            return Err(Fault(format!(
-                "the last run is {}: {}",
-                row.status.name(),
-                row.message
-            )));
-        }
-        for partition in self.agents[0].report(last)? {
-            if !source::is_copied(&partition) && partition.kind != Some(Kind::Refused) {
-                return Err(Fault(format!(
-                    "the last run left partition {}: {} ({:?})",
-                    partition.partition.key.label(),
-                    partition.message,
-                    partition.kind
-                )));
-            }
-        }
-        let bound = source::bound(&row.job);
-        for key in self.a.keys() {
-            let seen = cluster::seen(&self.b, &self.table, key)?;
-            if seen.is_empty() && self.a.has_selected(key, bound) {
-                // Copied by an earlier run when nothing of it was selected, and refused now: said by name, not lost.
-                let refused = self.agents[0].report(last)?.into_iter().any(|partition| {
-                    partition.partition.key == *key && partition.kind == Some(Kind::Refused)
-                });
-                if !refused {
-                    return Err(Fault(format!("partition {} is not in B", key.label())));
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A moment around the world's now: most before it, some after.
-fn time(rng: &mut StdRng, now_ms: u64) -> i64 {
-    let now = START_NS + i64::try_from(now_ms).unwrap_or(0) * 1_000_000;
-    now + rng.random_range(-1_500..700) * 1_000_000
-}
-
-fn pick<'a, T>(rng: &mut StdRng, from: &'a [T]) -> Option<&'a T> {
-    if from.is_empty() {
-        return None;
-    }
-    from.get(rng.random_range(0..from.len()))
 }
 
 /// A message, short enough for a trace.
