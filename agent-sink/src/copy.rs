@@ -18,7 +18,8 @@ use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId, digest};
 use strait_common::engine::{Begun, PartitionWriter};
 use strait_common::frame::{Decoder, Frame};
-use strait_common::{Context, Error, Kind, Result};
+use strait_common::patience::within;
+use strait_common::{Error, Result};
 use strait_proto::v1;
 use strait_proto::v1::alive::Phase;
 use strait_proto::v1::copy_reply::Body as Reply;
@@ -416,24 +417,6 @@ fn writer(writer: &mut Option<Box<dyn PartitionWriter>>) -> Result<&mut Box<dyn 
 async fn send(replies: &Replies, body: Reply) -> Result<()> {
     let sent = replies.send(Ok(v1::CopyReply { body: Some(body) })).await;
     sent.map_err(|_| Error::unavailable("the source has left the stream"))
-}
-
-/// A phase that lasts longer fails the partition and is named.
-async fn within<T>(
-    timeout: Duration,
-    phase: &str,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    match tokio::time::timeout(timeout, work).await {
-        Ok(result) => result.context(phase),
-        Err(_) => Err(Error::new(
-            Kind::Unavailable,
-            format!(
-                "{phase}: the engine has not answered for {} s (engine_timeout)",
-                timeout.as_secs()
-            ),
-        )),
-    }
 }
 
 /// One partition being published, as seen by the stream that asked for it.

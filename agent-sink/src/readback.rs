@@ -1,13 +1,16 @@
 //! Reads partitions of B back and digests what is stored there, for `verify`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::StreamExt;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
-use strait_common::digest::{Digest, DigestId, digest};
-use strait_common::engine::{Cursor, Partition, ReadLimits, Receipt, Store, Table};
+use strait_common::digest::{Digest, DigestId};
+use strait_common::engine::{Partition, Receipt, Store, Table};
+use strait_common::fingerprint::Reading;
 use strait_common::key::PartitionKey;
+use strait_common::patience::{patient_stream, within};
 use strait_common::selection::{Selection, SelectionSpec};
 use strait_common::{Context, Error, Result};
 use strait_proto::v1;
@@ -38,6 +41,8 @@ pub struct Readback {
     pub budget: Budget,
     /// Where digests are computed.
     pub cpu: CpuPool,
+    /// The longest that one act of the engine may take, and the longest wait for memory.
+    pub engine_timeout: Duration,
 }
 
 impl Readback {
@@ -49,7 +54,9 @@ impl Readback {
         let wanted: BTreeSet<PartitionKey> = self.keys.iter().cloned().collect();
         let is_wanted = |key: &PartitionKey| wanted.is_empty() || wanted.contains(key);
         let mut receipts = BTreeMap::new();
-        let mut all = self.store.sink.receipts(&self.wanted.name).await?;
+        let all = self.store.sink.receipts(&self.wanted.name);
+        let all = within(self.engine_timeout, "receipts", all).await?;
+        let mut all = patient_stream(all, self.engine_timeout, "receipts");
         while let Some(receipt) = all.next().await {
             let receipt = receipt?;
             if is_wanted(&receipt.key) {
@@ -90,12 +97,7 @@ impl Readback {
         };
         for key in keys {
             let stored = match partitions.get(key) {
-                Some(partition) => {
-                    let label = || format!("partition {}", key.label());
-                    self.read(&table, &selection, partition)
-                        .await
-                        .with_context(label)?
-                }
+                Some(partition) => self.read(&table, &selection, partition).await?,
                 None => (0, Digest::default()),
             };
             reply(replies, key, Some(stored), receipts.get(key)).await?;
@@ -139,27 +141,32 @@ impl Readback {
         partition: &Partition,
     ) -> Result<(u64, Digest)> {
         let lease_bytes = self.store.source.read_bytes(table) + 3 * BATCH_BYTES;
-        let _lease = self.budget.lease(lease_bytes).await?;
-        let limits = ReadLimits {
+        let lease = self.budget.lease_within(lease_bytes, self.engine_timeout);
+        let _lease = lease.await.context("at the sink")?;
+        let reading = Reading {
+            source: &self.store.source,
+            table: &table.name,
+            selection,
             batch_bytes: BATCH_BYTES,
-            budget: self.budget.clone(),
+            budget: &self.budget,
+            cpu: &self.cpu,
         };
-        let source = &self.store.source;
-        let mut batches = source
-            .read(&table.name, selection, partition, &Cursor::start(), &limits)
-            .await?;
-        let (mut rows, mut sum) = (0, Digest::default());
-        while let Some(batch) = batches.next().await {
-            let (records, selection) = (batch?.records, selection.clone());
-            let count = move || {
-                let selected = selection.filter(&records)?;
-                Ok((selected.num_rows() as u64, digest(&selected)?))
-            };
-            let (batch_rows, batch_digest) = self.cpu.run(count).await?;
-            rows += batch_rows;
-            sum = sum.plus(batch_digest);
+        reading.fingerprint(partition).await
+    }
+}
+
+/// Tells the source again and again that this side is alive, until the source is gone or this is dropped.
+pub async fn alive(replies: &mpsc::Sender<Result<v1::DigestReply, Status>>, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        ticks.tick().await;
+        let alive = v1::DigestReply {
+            alive: true,
+            ..v1::DigestReply::default()
+        };
+        if replies.send(Ok(alive)).await.is_err() {
+            return;
         }
-        Ok((rows, sum))
     }
 }
 
@@ -174,6 +181,7 @@ async fn reply(
         rows: stored.map(|(rows, _)| rows),
         digest: stored.map(|(_, digest)| digest.to_bytes().to_vec().into()),
         receipt: receipt.map(Into::into),
+        alive: false,
     };
     replies
         .send(Ok(reply))

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use prost::Message;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{self, DigestId};
-use strait_common::engine::{Claim, Publish, Store};
+use strait_common::engine::{Claim, Position, Publish, Store};
 use strait_common::ids::{Epoch, RunId};
+use strait_common::patience::patient;
 use strait_common::shutdown::Shutdown;
 use strait_common::{Context, Error, Result, frame, wire};
 use strait_proto::v1::alive::Phase;
@@ -30,8 +32,8 @@ use crate::tables::{TableId, Tables};
 const WINDOW_FRAMES_MAX: u32 = 256;
 /// The largest frame that a source may announce as its usual one, in bytes. A message carries at most one.
 pub const FRAME_BYTES_MAX: u64 = 16 << 20;
-/// Positions in one message.
-const POSITIONS_PER_PAGE: usize = 500;
+/// Encoded bytes after which a page of positions is sent; one position, which may carry a condition of 64 KiB, can pass it.
+const PAGE_BYTES: usize = 512 << 10;
 /// Replies that may wait for the source beside those that the window bounds.
 const REPLIES_MAX: usize = 64;
 /// Keys of one `Digest` call.
@@ -67,6 +69,10 @@ impl Service {
         engine_timeout: Duration,
         shutdown: Shutdown,
     ) -> Service {
+        let stores = stores
+            .into_iter()
+            .map(|(name, store)| (name, patient(store, engine_timeout)))
+            .collect();
         Service(Arc::new(Shared {
             stores,
             tables: Arc::new(Tables::new(engine_timeout)),
@@ -174,11 +180,7 @@ impl Shared {
         let attached = self.tables.attach(&id, &store.sink, &claim).await?;
         let epoch = attached.attachment.epoch();
         tracing::info!(table = %id.table, run = %claim.run, %epoch, agent = %claim.agent, "attached");
-        let mut positions = attached
-            .attachment
-            .positions()
-            .await?
-            .chunks(POSITIONS_PER_PAGE);
+        let positions = attached.attachment.positions().await?;
         let (replies, stream) = mpsc::channel(4);
         self.streams.spawn(async move {
             let attached = v1::attach_reply::Body::Attached(v1::Attached { epoch: epoch.0 });
@@ -191,18 +193,10 @@ impl Shared {
             {
                 return;
             }
-            while let Some(page) = positions.next().await {
-                let page: Result<Vec<_>> = page
-                    .into_iter()
-                    .map(|position| Ok((&position?).into()))
-                    .collect();
-                let failed = page.is_err();
-                let reply = page.map(|positions| position_page(positions, false));
-                if replies.send(reply.map_err(Status::from)).await.is_err() || failed {
-                    return;
-                }
+            if let Err(error) = send_positions(positions, &replies).await {
+                // Whoever has left does not hear it.
+                let _ = replies.send(Err(error.into())).await;
             }
-            let _ = replies.send(Ok(position_page(Vec::new(), true))).await;
         });
         Ok(ReceiverStream::new(stream))
     }
@@ -247,6 +241,8 @@ impl Shared {
                 let opened = v1::Opened {
                     window_frames: open.window_frames,
                     lease_bytes,
+                    engine_timeout_ms: u64::try_from(engine_timeout.as_millis())
+                        .unwrap_or(u64::MAX),
                 };
                 let opened = v1::CopyReply {
                     body: Some(Reply::Opened(opened)),
@@ -329,12 +325,15 @@ impl Shared {
             unreceipted_too: request.unreceipted_too,
             budget: self.budget.for_stream(),
             cpu: self.cpu.clone(),
+            engine_timeout: self.engine_timeout,
         };
         let (replies, stream) = mpsc::channel(16);
+        let interval = copy::alive_interval(request.peer_timeout_ms);
         let shutdown = self.shutdown.clone();
         self.streams.spawn(async move {
             let ended = tokio::select! {
                 ended = read.run(&replies) => ended,
+                () = readback::alive(&replies, interval) => return,
                 () = replies.closed() => return,
                 () = shutdown.cancelled() => Err(Error::unavailable("the sink agent is stopping")),
             };
@@ -366,6 +365,31 @@ fn negotiate(min: u32, max: u32, release: &str) -> Result<u32> {
         return Err(no_common_protocol(min, max, release));
     }
     Ok(highest)
+}
+
+/// Sends positions in pages, each as they come, and says which page is the last.
+///
+/// # Errors
+/// What the ledger says; `Cancelled` if the source has left.
+async fn send_positions(
+    mut positions: strait_common::engine::Stream<Position>,
+    replies: &mpsc::Sender<Result<v1::AttachReply, Status>>,
+) -> Result<()> {
+    let send = async |page, last| {
+        let sent = replies.send(Ok(position_page(page, last))).await;
+        sent.map_err(|_| Error::cancelled("the source has left"))
+    };
+    let (mut page, mut page_bytes) = (Vec::new(), 0);
+    while let Some(position) = positions.next().await {
+        let position = v1::Position::from(&position?);
+        page_bytes += position.encoded_len();
+        page.push(position);
+        if page_bytes >= PAGE_BYTES {
+            send(std::mem::take(&mut page), false).await?;
+            page_bytes = 0;
+        }
+    }
+    send(page, true).await
 }
 
 fn position_page(positions: Vec<v1::Position>, last: bool) -> v1::AttachReply {

@@ -8,6 +8,7 @@ use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{Source, Store};
 use strait_common::ids::RunId;
+use strait_common::patience::patient;
 use strait_common::shutdown::Shutdown;
 use strait_common::state_dir::StateDir;
 use strait_common::{Error, Result};
@@ -52,6 +53,11 @@ impl Agent {
         state_dir: StateDir,
         shutdown: Shutdown,
     ) -> Result<Agent> {
+        let timeout = config.engine_timeout;
+        let stores = stores
+            .into_iter()
+            .map(|(name, store)| (name, patient(store, timeout)))
+            .collect();
         let agent = Agent {
             budget: Budget::new(config.memory_bytes)?,
             cpu,

@@ -213,7 +213,13 @@ impl Operators {
         {
             self.do_cancel(&request.id).await?;
         }
-        plan::abandon(&self.0, row.id, Some(&row.job), &row.job.spec.to).await?;
+        // The sink may have another name by now; then the claim must be where the operator says.
+        let to = match request.to.as_str() {
+            "" => row.job.spec.to.clone(),
+            to => to.parse()?,
+        };
+        let known = (to == row.job.spec.to).then_some(&row.job);
+        plan::abandon(&self.0, row.id, known, &to).await?;
         let row = RunRow {
             status: crate::runs::Status::Abandoned,
             ended_at: self.0.now_s(),

@@ -22,6 +22,7 @@ const REPLY_BYTES_MAX: usize = 16 << 20;
 pub struct Link {
     name: String,
     client: TransferClient<Channel>,
+    peer_timeout: Duration,
     call_timeout: Duration,
 }
 
@@ -55,6 +56,7 @@ impl Link {
         Ok(Link {
             name: name.to_owned(),
             client,
+            peer_timeout,
             call_timeout,
         })
     }
@@ -174,6 +176,10 @@ impl Link {
     /// # Errors
     /// What the sink says; `Unavailable` if it cannot be reached.
     pub async fn digests(&self, request: v1::DigestRequest) -> Result<Digests> {
+        let request = v1::DigestRequest {
+            peer_timeout_ms: millis(self.peer_timeout),
+            ..request
+        };
         let mut client = self.client();
         let replies = self
             .bounded("digest", async {
@@ -252,18 +258,22 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// The next answer, and the receipt that came with it; `None` after the last. Waits as long as the sink reads.
+    /// The next answer, and the receipt that came with it; `None` after the last. Waits as long as the sink says that it reads.
     ///
     /// # Errors
-    /// What the sink says.
+    /// What the sink says; `Unavailable` if it is silent.
     pub async fn next(&mut self) -> Result<Option<(v1::DigestReply, Option<Receipt>)>> {
-        let reply = self
-            .replies
-            .message()
-            .await
-            .map_err(|status| self.link.named(status.into()))?;
-        let Some(mut reply) = reply else {
-            return Ok(None);
+        let mut reply = loop {
+            let reply = tokio::time::timeout(self.link.peer_timeout, self.replies.message()).await;
+            let reply = match reply {
+                Ok(reply) => reply.map_err(Error::from),
+                Err(_) => Err(silent(self.link.peer_timeout)),
+            };
+            match reply.map_err(|error| self.link.named(error))? {
+                Some(reply) if reply.alive => {}
+                Some(reply) => break reply,
+                None => return Ok(None),
+            }
         };
         let receipt = reply.receipt.take().map(Receipt::try_from).transpose()?;
         Ok(Some((reply, receipt)))
@@ -298,6 +308,19 @@ pub fn projected(schema: &SchemaRef, columns: &[String]) -> Result<SchemaRef> {
         .collect::<Result<Vec<_>, _>>();
     let projected = indices.and_then(|indices| schema.project(&indices));
     projected.map(Into::into).or_error(Kind::Config, "columns")
+}
+
+/// The sink has said nothing for so long.
+pub fn silent(peer_timeout: Duration) -> Error {
+    Error::unavailable(format!(
+        "nothing was heard for {} s (peer_timeout)",
+        peer_timeout.as_secs()
+    ))
+}
+
+/// A span for the wire.
+pub fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// HTTP/2 windows for what comes back: credits and receipts.

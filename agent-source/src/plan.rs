@@ -203,6 +203,7 @@ impl Planned {
             keys,
             receipts_only,
             unreceipted_too: false,
+            peer_timeout_ms: 0,
         })
     }
 

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use rand::Rng;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::DigestId;
-use strait_common::engine::{Outcome, Partition, Source};
+use strait_common::engine::{Outcome, Partition};
 use strait_common::error::Reaction;
 use strait_common::ids::{Epoch, RunId};
 use strait_common::retry::Backoff;
@@ -26,10 +26,14 @@ use tokio::time::Instant;
 use crate::agent::Agent;
 use crate::job::Job;
 use crate::link::{self, Link, Window};
-use crate::run::{Next, Run, Verdict, status_after};
+use crate::run::{Run, Verdict, status_after};
 use crate::runs::{RunRow, RunStore, Status};
-use crate::session::{Assignment, Report};
-use crate::stream::{self, Attempt, Board, Ended};
+use crate::stream::{self, Attempt, Ended};
+
+mod board;
+mod handover;
+
+use board::RunBoard;
 
 /// How often a run's figures are written while it goes on.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
@@ -376,7 +380,8 @@ async fn copy(
         live: Arc::clone(live),
         cpu: agent.cpu.clone(),
         source: Arc::clone(&attempt.source),
-        attempt: Arc::clone(attempt),
+        table: attempt.table.clone(),
+        selection: attempt.selection.clone(),
     });
     let mut workers = JoinSet::new();
     for _ in 0..streams {
@@ -430,163 +435,6 @@ async fn worker(attempt: &Attempt, board: &RunBoard) -> Result<()> {
                 }
             }
         }
-    }
-}
-
-/// The run, as its streams see it.
-struct RunBoard {
-    live: Arc<Live>,
-    cpu: CpuPool,
-    source: Arc<dyn Source>,
-    attempt: Arc<Attempt>,
-}
-
-impl RunBoard {
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.live.began.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    async fn nothing_left(&self) -> Result<bool> {
-        self.live.decide(&self.cpu, |run| run.is_over()).await
-    }
-
-    /// Finds the partition that has moved as it is now, and writes it into the plan.
-    async fn replan(&self, moved: Partition) -> Result<()> {
-        let mut found = None;
-        let mut partitions = self
-            .source
-            .partitions(&self.attempt.table, &self.attempt.selection)
-            .await?;
-        while let Some(partition) = partitions.next().await {
-            let partition = partition?;
-            if partition.key == moved.key {
-                found = Some(partition);
-                break;
-            }
-        }
-        tracing::info!(partition = %moved.key.label(), from = %moved.version,
-            to = %found.as_ref().map(|found| found.version.to_string()).unwrap_or_default(), "the partition has moved");
-        let now_ms = self.now_ms();
-        self.live
-            .decide(&self.cpu, move |run| {
-                run.replan(&moved, found, now_ms, jitter())
-            })
-            .await
-    }
-}
-
-/// A partition on its way from the run to a stream. The stream may end while the run decides, which goes on to its end on another thread: a partition
-/// that nobody takes is lost like one of a stream that has ended, or others would wait for it for ever.
-struct Handover<'a> {
-    live: &'a Live,
-    now_ms: u64,
-    slot: Arc<Mutex<Slot>>,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    /// Nobody will take it.
-    gone: bool,
-    seq: Option<u64>,
-}
-
-impl Handover<'_> {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The stream has it.
-    fn taken(&self) {
-        self.slot().seq = None;
-    }
-}
-
-impl Drop for Handover<'_> {
-    fn drop(&mut self) {
-        let seq = {
-            let mut slot = self.slot();
-            slot.gone = true;
-            slot.seq.take()
-        };
-        if let Some(seq) = seq {
-            self.live.run().lost(&[seq], self.now_ms);
-            self.live.changed.notify_waiters();
-        }
-    }
-}
-
-impl Board for RunBoard {
-    async fn next(&self) -> Result<Option<Assignment>> {
-        loop {
-            // Listened for from before the question on, so that no change is missed.
-            let changed = self.live.changed.notified();
-            if self.live.shutdown.is_draining() {
-                return Ok(None);
-            }
-            let now_ms = self.now_ms();
-            let handover = Handover {
-                live: &self.live,
-                now_ms,
-                slot: Arc::default(),
-            };
-            let slot = Arc::clone(&handover.slot);
-            let next = move |run: &mut Run| {
-                let next = run.next(now_ms)?;
-                if let Next::Partition(assignment) = &next {
-                    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-                    if slot.gone {
-                        run.lost(&[assignment.seq], now_ms);
-                    } else {
-                        slot.seq = Some(assignment.seq);
-                    }
-                }
-                Ok(next)
-            };
-            let next = self.live.decide(&self.cpu, next).await?;
-            handover.taken();
-            let wait = match next {
-                Next::Partition(assignment) => return Ok(Some(*assignment)),
-                Next::Nothing => return Ok(None),
-                Next::Wait(ready_ms) => {
-                    Duration::from_millis(ready_ms.saturating_sub(now_ms).max(1))
-                }
-                Next::Busy => FLUSH_INTERVAL,
-            };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = changed => {}
-                () = self.live.shutdown.draining() => {}
-            }
-        }
-    }
-
-    async fn report(&self, report: Report) -> Result<()> {
-        let now_ms = self.now_ms();
-        let settles = !matches!(report, Report::Sent { .. } | Report::Acked { .. });
-        let moved = match report {
-            // Counting needs no disk.
-            Report::Sent { .. } | Report::Acked { .. } => {
-                self.live.run().report(report, now_ms, 0.0)?
-            }
-            report => {
-                self.live
-                    .decide(&self.cpu, move |run| run.report(report, now_ms, jitter()))
-                    .await?
-            }
-        };
-        if let Some(moved) = moved {
-            self.replan(moved).await?;
-        }
-        if settles {
-            self.live.changed.notify_waiters();
-        }
-        Ok(())
-    }
-
-    async fn lost(&self, seqs: Vec<u64>) {
-        let now_ms = self.now_ms();
-        self.live.run().lost(&seqs, now_ms);
-        self.live.changed.notify_waiters();
     }
 }
 

@@ -17,7 +17,7 @@ use strait_common::frame::{Compression, Encoder};
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::selection::Selection;
 use strait_common::shutdown::Shutdown;
-use strait_common::{Context, Error, Result};
+use strait_common::{Error, Result};
 use strait_proto::v1;
 use strait_proto::v1::alive::Phase;
 use strait_proto::v1::copy_reply::Body as Reply;
@@ -28,7 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::job::Place;
-use crate::link::{self, Link, Window};
+use crate::link::{self, Link, Window, silent};
 use crate::session::{Assignment, Encoded, Event, Limits, Report, Session, Step, Want};
 
 /// What all streams of an attempt share.
@@ -70,7 +70,7 @@ pub struct Attempt {
     pub peer_timeout: Duration,
     /// How long a stream waits for the sink's memory before it gives this side's back.
     pub lease_wait_max: Duration,
-    /// The longest that the engine may take for one batch.
+    /// The longest that the sink's engine may take for one act, where the sink does not say.
     pub engine_timeout: Duration,
     /// The two signals.
     pub shutdown: Shutdown,
@@ -111,7 +111,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         frame_bytes_max: attempt.window.frame_bytes_max,
         schema: strait_common::frame::schema_to_bytes(&attempt.schema)?,
         digest_id: attempt.digest_id.0.clone(),
-        peer_timeout_ms: u64::try_from(attempt.peer_timeout.as_millis()).unwrap_or(u64::MAX),
+        peer_timeout_ms: link::millis(attempt.peer_timeout),
     });
     let opened = async {
         to_wire.send(message(open)).await.map_err(|_| gone())?;
@@ -148,6 +148,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         replies,
         heard: Instant::now(),
         busy: None,
+        sink_timeout: sink_timeout(attempt, &opened),
         encoder: Some(Encoder::new(attempt.compression)?),
         reader: None,
         budget,
@@ -170,6 +171,8 @@ struct Stream<'a, B> {
     heard: Instant,
     /// The phase that the sink has named since it answered last, and since when.
     busy: Option<(Phase, Instant)>,
+    /// After so long in one phase the sink gives its engine up itself.
+    sink_timeout: Duration,
     encoder: Option<Encoder>,
     reader: Option<EngineStream<Batch>>,
     budget: Budget,
@@ -278,7 +281,7 @@ impl<B: Board> Stream<'_, B> {
             }
         };
         let lasted = (self.heard - since).max(Duration::from_millis(alive.since_ms));
-        let timeout = self.attempt.engine_timeout;
+        let timeout = self.sink_timeout;
         if lasted <= timeout + self.attempt.peer_timeout {
             return Ok(());
         }
@@ -288,7 +291,8 @@ impl<B: Board> Stream<'_, B> {
             .map(|key| format!("; partition {} is under way", key.label()))
             .unwrap_or_default();
         Err(Error::unavailable(format!(
-            "{name}: the sink's engine has not answered for {} s (engine_timeout){under_way}",
+            "{name}: the sink's engine has not answered for {} s, and the sink (engine_timeout = {} s) has not given it up{under_way}",
+            lasted.as_secs(),
             timeout.as_secs()
         )))
     }
@@ -321,7 +325,7 @@ impl<B: Board> Stream<'_, B> {
             &after,
             &limits,
         );
-        match within(attempt.engine_timeout, read).await {
+        match read.await {
             Ok(reader) => self.reader = Some(reader),
             Err(error) => self.apply(Event::ReadFailed(error)).await?,
         }
@@ -344,9 +348,9 @@ impl<B: Board> Stream<'_, B> {
             attempt.cpu.clone(),
             self.budget.clone(),
         );
-        let (frame_bytes_max, timeout) = (attempt.window.frame_bytes_max, attempt.engine_timeout);
+        let frame_bytes_max = attempt.window.frame_bytes_max;
         Ok(Box::pin(async move {
-            let batch = match within(timeout, async { reader.next().await.transpose() }).await {
+            let batch = match reader.next().await.transpose() {
                 Ok(Some(batch)) => batch,
                 Ok(None) => {
                     return Ok(Worked::Read(Box::new(Read {
@@ -410,6 +414,14 @@ impl<B: Board> Stream<'_, B> {
     }
 }
 
+/// The sink's own patience with its engine; this side's where it does not say.
+fn sink_timeout(attempt: &Attempt, opened: &v1::Opened) -> Duration {
+    match opened.engine_timeout_ms {
+        0 => attempt.engine_timeout,
+        ms => Duration::from_millis(ms),
+    }
+}
+
 /// The phases in which the sink waits for its engine.
 fn engine_phase(phase: Phase) -> Option<&'static str> {
     match phase {
@@ -464,16 +476,6 @@ fn batch_bytes(batch: &Batch) -> u64 {
     bytes.sum()
 }
 
-async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-    match tokio::time::timeout(timeout, work).await {
-        Ok(result) => result.context("read"),
-        Err(_) => Err(Error::unavailable(format!(
-            "read: the engine has not answered for {} s (engine_timeout)",
-            timeout.as_secs()
-        ))),
-    }
-}
-
 async fn next_reply(replies: &mut Streaming<v1::CopyReply>) -> Result<Reply> {
     let reply = replies.message().await?.ok_or_else(gone)?;
     reply.body.ok_or_else(|| Error::corrupt("an empty answer"))
@@ -487,11 +489,4 @@ fn message(request: Request) -> v1::CopyRequest {
 
 fn gone() -> Error {
     Error::unavailable("the sink has ended the stream")
-}
-
-fn silent(peer_timeout: Duration) -> Error {
-    Error::unavailable(format!(
-        "nothing was heard for {} s (peer_timeout)",
-        peer_timeout.as_secs()
-    ))
 }

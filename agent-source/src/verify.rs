@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use strait_common::digest::{Digest, digest};
-use strait_common::engine::{Cursor, Partition, ReadLimits, Receipt};
+use strait_common::digest::Digest;
+use strait_common::engine::{Partition, Receipt};
+use strait_common::fingerprint::Reading;
 use strait_common::{Context, Result};
 use strait_proto::v1;
 
@@ -23,7 +24,7 @@ const PAGE: usize = 64;
 /// Compares and sends pages, then totals.
 ///
 /// # Errors
-/// `Config`, `Schema` or `Refused` if the two cannot be compared; `Unavailable` if a side cannot be reached; what `send` says.
+/// `Config`, `Schema` or `Refused` if the two cannot be compared; `Unavailable` if a side cannot be reached, or has no memory to read with in time; what `send` says.
 pub async fn verify(
     agent: &Arc<Agent>,
     request: v1::VerifyRequest,
@@ -114,8 +115,7 @@ async fn compare(
     let ours = async {
         let mut ours = Vec::with_capacity(page.len());
         for partition in page {
-            let label = || format!("partition {}", partition.key.label());
-            ours.push(read(agent, planned, partition).await.with_context(label)?);
+            ours.push(read(agent, planned, partition).await?);
         }
         Ok(ours)
     };
@@ -188,33 +188,16 @@ async fn stored(planned: &Planned, keys: Vec<String>) -> Result<BTreeMap<String,
 async fn read(agent: &Agent, planned: &Planned, partition: &Partition) -> Result<(u64, Digest)> {
     let source = planned.source();
     let budget = agent.budget.for_stream();
-    let _lease = budget
-        .lease(agent.stream_bytes(source.read_bytes(&planned.table)))
-        .await?;
-    let limits = ReadLimits {
+    let lease_bytes = agent.stream_bytes(source.read_bytes(&planned.table));
+    let lease = budget.lease_within(lease_bytes, agent.config.lease_wait_max);
+    let _lease = lease.await.context("at the source")?;
+    let reading = Reading {
+        source,
+        table: &planned.table.name,
+        selection: &planned.selection,
         batch_bytes: agent.config.frame_bytes_max,
-        budget: budget.clone(),
+        budget: &budget,
+        cpu: &agent.cpu,
     };
-    let table = &planned.table.name;
-    let mut batches = source
-        .read(
-            table,
-            &planned.selection,
-            partition,
-            &Cursor::start(),
-            &limits,
-        )
-        .await?;
-    let (mut rows, mut sum) = (0, Digest::default());
-    while let Some(batch) = batches.next().await {
-        let (records, selection) = (batch?.records, planned.selection.clone());
-        let count = move || {
-            let selected = selection.filter(&records)?;
-            Ok((selected.num_rows() as u64, digest(&selected)?))
-        };
-        let (batch_rows, batch_digest) = agent.cpu.run(count).await?;
-        rows += batch_rows;
-        sum = sum.plus(batch_digest);
-    }
-    Ok((rows, sum))
+    reading.fingerprint(partition).await
 }

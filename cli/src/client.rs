@@ -27,6 +27,13 @@ impl Connection {
         if !matches!(endpoint.uri().scheme_str(), Some("http" | "https")) {
             return Err(wrong());
         }
+        // Whoever names an authority does not mean to be heard by everybody.
+        if endpoint.uri().scheme_str() == Some("http") && tls.ca.is_some() {
+            return Err(Failure::from(Error::config(format!(
+                "--ca is given, and {} would be spoken to in the clear; write https, or leave --ca out",
+                config::without_secrets(url)
+            ))));
+        }
         let endpoint = endpoint
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(10))

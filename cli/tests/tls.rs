@@ -121,6 +121,17 @@ impl Pair {
 
     /// A command of an operator who trusts `ca` and shows the certificate `name`.
     async fn operator(&self, ca: &str, name: Option<&str>, command: &[&str]) -> Ended {
+        self.operator_at(&https(&self.source), ca, name, command)
+            .await
+    }
+
+    async fn operator_at(
+        &self,
+        url: &str,
+        ca: &str,
+        name: Option<&str>,
+        command: &[&str],
+    ) -> Ended {
         let mut arguments = command.to_vec();
         let ca = self.lakes.path(&format!("{ca}.pem"));
         arguments.extend(["--ca", text(&ca)]);
@@ -131,9 +142,7 @@ impl Pair {
         if let Some((cert, key)) = &files {
             arguments.extend(["--cert", text(cert), "--key", text(key)]);
         }
-        Cli::new(PROGRAM, &https(&self.source))
-            .run(&arguments)
-            .await
+        Cli::new(PROGRAM, url).run(&arguments).await
     }
 }
 
@@ -171,6 +180,11 @@ async fn whoever_is_not_known_gets_nowhere() {
     let ended = Cli::new(PROGRAM, &https(&pair.source)).run(&SYNC).await;
     assert_eq!(ended.code, 2, "{ended:?}");
     assert!(ended.stderr.contains("--ca"), "{ended:?}");
+    // Nor is one who means to be private and writes the wrong URL heard in the clear.
+    let ended = pair.operator_at(&url, "authority", Some("operator"), &SYNC);
+    let ended = ended.await;
+    assert_eq!(ended.code, 2, "{ended:?}");
+    assert!(ended.stderr.contains("in the clear"), "{ended:?}");
     // Nothing of this reached a table.
     assert!(!pair.lakes.b().join("db").exists());
 }

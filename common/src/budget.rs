@@ -114,6 +114,22 @@ impl Budget {
         Ok(self.leased(bytes, permit, None))
     }
 
+    /// Waits for a share for at most so long, where a person waits for the answer. Cancel-safe like [`lease`](Budget::lease).
+    ///
+    /// # Errors
+    /// `Refused` if it is more than the whole budget; `Unavailable` if it was not free in time.
+    pub async fn lease_within(&self, bytes: u64, wait_max: Duration) -> Result<Lease> {
+        match tokio::time::timeout(wait_max, self.lease(bytes)).await {
+            Ok(lease) => lease,
+            Err(_) => Err(Error::unavailable(format!(
+                "{bytes} bytes of memory were not free in {} s: runs under way hold {} of {}; try again when one has ended, or raise `memory`",
+                wait_max.as_secs(),
+                self.total_bytes - self.free_bytes().min(self.total_bytes),
+                self.total_bytes
+            ))),
+        }
+    }
+
     /// A share of this many bytes if it is free now.
     ///
     /// # Errors
@@ -263,6 +279,19 @@ mod tests {
             one.lease_alone(6 * 1024).await.unwrap_err().kind(),
             Kind::Unavailable
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_a_person_does_not_wait_for_ever() {
+        let budget = Budget::new(10 * 1024).unwrap();
+        let held = budget.lease(6 * 1024).await.unwrap();
+        let late = budget.lease_within(8 * 1024, Duration::from_secs(30));
+        let error = late.await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable);
+        assert!(error.to_string().contains("hold 6144 of 10240"), "{error}");
+        drop(held);
+        let lease = budget.lease_within(8 * 1024, Duration::from_secs(30));
+        assert_eq!(lease.await.unwrap().bytes(), 8 * 1024);
     }
 
     #[tokio::test]

@@ -116,7 +116,6 @@ impl Kind {
             | Code::DeadlineExceeded
             | Code::ResourceExhausted
             | Code::Unknown => Kind::Unavailable,
-            Code::OutOfRange => Kind::Moved,
             Code::Aborted => Kind::Fenced,
             Code::DataLoss => Kind::Corrupt,
             Code::FailedPrecondition
@@ -125,7 +124,8 @@ impl Kind {
             | Code::Unauthenticated => Kind::Refused,
             Code::InvalidArgument | Code::NotFound => Kind::Config,
             Code::Cancelled => Kind::Cancelled,
-            Code::Unimplemented | Code::Internal | Code::Ok => Kind::Internal,
+            // OutOfRange without a kind is the transport's word for a message above its limit, which only a bug of ours sends.
+            Code::Unimplemented | Code::Internal | Code::OutOfRange | Code::Ok => Kind::Internal,
         }
     }
 }

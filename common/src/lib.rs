@@ -1,7 +1,7 @@
 //! What both agents and every engine need: the engine contract and the words it is written in.
 //!
 //! Start with [`engine`], the contract. The rest are the values that it speaks of: [`key`], [`selection`], [`digest`],
-//! [`ids`]; the [`frame`] that travels between the agents; and the means to stay within bounds: [`budget`], [`cpu`].
+//! [`ids`]; the [`frame`] that travels between the agents; and the means to stay within bounds: [`budget`], [`cpu`], [`patience`].
 //!
 //! This crate opens no socket, no file and no store.
 
@@ -11,9 +11,11 @@ pub mod cpu;
 pub mod digest;
 pub mod engine;
 pub mod error;
+pub mod fingerprint;
 pub mod frame;
 pub mod ids;
 pub mod key;
+pub mod patience;
 pub mod retry;
 pub mod selection;
 pub mod shutdown;

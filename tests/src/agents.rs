@@ -122,6 +122,16 @@ impl SourceAgent {
         sink_url: &str,
         configure: impl FnOnce(&mut SourceConfig),
     ) -> SourceAgent {
+        SourceAgent::start_held(lakes, sink_url, &Hand::default(), configure).await
+    }
+
+    /// The same, with a hand on its engine.
+    pub async fn start_held(
+        lakes: &Lakes,
+        sink_url: &str,
+        hand: &Hand,
+        configure: impl FnOnce(&mut SourceConfig),
+    ) -> SourceAgent {
         let settings = agent_source::settings::Settings {
             state_dir: Some(source_state(lakes)),
             name: Some("source under test".to_owned()),
@@ -150,7 +160,8 @@ impl SourceAgent {
                 },
             )
             .await;
-        let stores = BTreeMap::from([("a".to_owned(), lakes::open(&lakes.a()).await)]);
+        let store = hand.on(lakes::open(&lakes.a()).await);
+        let stores = BTreeMap::from([("a".to_owned(), store)]);
         let shutdown = Shutdown::new();
         let agent = Agent::new(config, stores, CpuPool::new(2), state_dir, shutdown.clone());
         let agent = Arc::new(agent.expect("an agent"));
@@ -278,6 +289,23 @@ impl Operator {
         let request = v1::CancelRunRequest { id: id.to_owned() };
         let reply = self.control.clone().cancel_run(request).await;
         reply.expect("the run stops").into_inner()
+    }
+
+    /// Compares the whole table on both sides.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub async fn verify(&self) -> Result<v1::VerifyTotals, Status> {
+        let request = v1::VerifyRequest {
+            selectors: Some(selectors()),
+        };
+        let mut replies = self.control.clone().verify(request).await?.into_inner();
+        while let Some(reply) = replies.message().await? {
+            if let Some(v1::verify_reply::Body::Totals(totals)) = reply.body {
+                return Ok(totals);
+            }
+        }
+        Err(Status::data_loss("no totals"))
     }
 
     /// Its partitions.

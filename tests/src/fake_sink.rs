@@ -28,13 +28,14 @@ pub struct FakeSink {
 }
 
 impl FakeSink {
-    /// Listens on a free port.
-    pub async fn start(phase: Phase) -> FakeSink {
+    /// Listens on a free port. It says that it is as patient with its engine as this; zero leaves that unsaid.
+    pub async fn start(phase: Phase, engine_timeout: Duration) -> FakeSink {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let copies = Arc::new(AtomicU64::new(0));
         let service = Service {
             phase,
+            engine_timeout_ms: u64::try_from(engine_timeout.as_millis()).unwrap_or(u64::MAX),
             copies: Arc::clone(&copies),
             epoch: AtomicU64::new(0),
             served: Mutex::default(),
@@ -69,6 +70,7 @@ impl FakeSink {
 #[derive(Debug)]
 struct Service {
     phase: Phase,
+    engine_timeout_ms: u64,
     copies: Arc<AtomicU64>,
     epoch: AtomicU64,
     served: Mutex<JoinSet<()>>,
@@ -124,7 +126,7 @@ impl Transfer for Service {
         self.copies.fetch_add(1, Ordering::SeqCst);
         let mut messages = request.into_inner();
         let (replies, stream) = mpsc::channel(1);
-        let phase = self.phase;
+        let (phase, engine_timeout_ms) = (self.phase, self.engine_timeout_ms);
         let serve = async move {
             // It has read everything, and the engine does not answer.
             let reply = |body| Ok(v1::CopyReply { body: Some(body) });
@@ -135,16 +137,22 @@ impl Transfer for Service {
             let opened = Reply::Opened(v1::Opened {
                 window_frames,
                 lease_bytes: 0,
+                engine_timeout_ms,
             });
             let _ = replies.send(reply(opened)).await;
             let gives_credit = phase == Phase::Finish;
             let mut ticks = tokio::time::interval(ALIVE_INTERVAL);
+            let mut ordinal = 0;
             let since = tokio::time::Instant::now();
             loop {
                 tokio::select! {
                     message = messages.message() => match message?.and_then(|message| message.body) {
                         Some(v1::copy_request::Body::Frame(_)) if gives_credit => {
                             let _ = replies.send(reply(Reply::Credit(v1::Credit { frames: CREDIT }))).await;
+                        }
+                        Some(v1::copy_request::Body::Begin(begin)) => ordinal = begin.ordinal,
+                        Some(v1::copy_request::Body::Skip(_)) => {
+                            let _ = replies.send(reply(Reply::Skipped(v1::Skipped { ordinal }))).await;
                         }
                         Some(_) => {}
                         None => return Ok(()),
@@ -180,7 +188,12 @@ impl Transfer for Service {
         &self,
         _: Request<v1::DigestRequest>,
     ) -> Result<Response<Self::DigestStream>, Status> {
-        let (_, stream) = mpsc::channel(1);
+        // It never answers, and does not leave.
+        let (replies, stream) = mpsc::channel(1);
+        self.served
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .spawn(async move { replies.closed().await });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

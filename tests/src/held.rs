@@ -9,14 +9,16 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use strait_common::Result;
 use strait_common::engine::{
-    Attachment, Begun, Claim, Disposition, Finished, Mark, Outcome, Partition, PartitionWriter,
-    Position, Prepared, Receipt, Sink, SinkLimits, Store, Stream, Table,
+    Attachment, Batch, Begun, Claim, Cursor, Disposition, Finished, Mark, Outcome, Partition,
+    PartitionWriter, Position, Prepared, ReadLimits, Receipt, Sink, SinkLimits, Source, Store,
+    Stream, Table,
 };
 use strait_common::ids::{Epoch, TableName};
 use strait_common::key::PartitionKey;
+use strait_common::selection::Selection;
 use tokio::sync::watch;
 
-/// What a writer can be held at.
+/// What an engine can be held at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Opening a partition.
@@ -27,6 +29,12 @@ pub enum Act {
     Checkpoint,
     /// Publishing.
     Finish,
+    /// Saying what the table looks like; of no partition, so its label is empty.
+    Describe,
+    /// Listing partitions; its label is empty.
+    Partitions,
+    /// Opening a partition to read it.
+    Read,
 }
 
 #[derive(Clone, Debug)]
@@ -65,10 +73,13 @@ impl Default for Hand {
 }
 
 impl Hand {
-    /// The store, with this hand on its sink half.
+    /// The store, with this hand on both its halves.
     pub fn on(&self, store: Store) -> Store {
         Store {
-            source: store.source,
+            source: Arc::new(HeldSource {
+                below: store.source,
+                hand: self.clone(),
+            }),
             sink: Arc::new(HeldSink {
                 below: store.sink,
                 hand: self.clone(),
@@ -144,6 +155,51 @@ impl Hand {
         }
         // The sender lives as long as this hand.
         let _ = held.wait_for(|held| !is_held(held)).await;
+    }
+}
+
+#[derive(Debug)]
+struct HeldSource {
+    below: Arc<dyn Source>,
+    hand: Hand,
+}
+
+#[async_trait]
+impl Source for HeldSource {
+    async fn describe(&self, table: &TableName) -> Result<Table> {
+        self.hand.pass(Act::Describe, "").await;
+        self.below.describe(table).await
+    }
+
+    async fn tables(&self) -> Result<Vec<TableName>> {
+        self.below.tables().await
+    }
+
+    async fn partitions(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+    ) -> Result<Stream<Partition>> {
+        self.hand.pass(Act::Partitions, "").await;
+        self.below.partitions(table, selection).await
+    }
+
+    async fn read(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+        after: &Cursor,
+        limits: &ReadLimits,
+    ) -> Result<Stream<Batch>> {
+        self.hand.pass(Act::Read, &partition.key.label()).await;
+        self.below
+            .read(table, selection, partition, after, limits)
+            .await
+    }
+
+    fn read_bytes(&self, table: &Table) -> u64 {
+        self.below.read_bytes(table)
     }
 }
 

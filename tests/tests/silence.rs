@@ -197,7 +197,7 @@ async fn a_sink_that_says_alive_for_ever_does_not_hold_a_run_for_ever() {
         (Phase::Finish, "finish"),
     ] {
         let lakes = Lakes::filled(1, ROWS).await;
-        let sink = FakeSink::start(phase).await;
+        let sink = FakeSink::start(phase, Duration::ZERO).await;
         let source = SourceAgent::start_with(&lakes, &sink.url(), |config| {
             config.peer_timeout = Duration::from_secs(1);
             config.engine_timeout = Duration::from_secs(1);
@@ -226,4 +226,31 @@ async fn a_sink_that_says_alive_for_ever_does_not_hold_a_run_for_ever() {
         let left: Vec<&v1::RunPartition> = partitions.iter().collect();
         assert_ne!(left[0].state, "done", "{left:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_is_given_the_time_that_it_gives_its_engine() {
+    let lakes = Lakes::filled(1, ROWS).await;
+    let patience = Duration::from_secs(3);
+    let sink = FakeSink::start(Phase::Append, patience).await;
+    let source = SourceAgent::start_with(&lakes, &sink.url(), |config| {
+        config.peer_timeout = Duration::from_millis(500);
+        config.engine_timeout = Duration::from_millis(500);
+        config.retries_max = 0;
+    })
+    .await;
+    let operator = source.operator();
+    let id = operator.start().await;
+    let run = operator.ended(&id).await;
+    assert_eq!(run.kind, "unavailable", "{run:?}");
+    assert!(
+        run.message.contains("(engine_timeout = 3 s)"),
+        "not this side's half second: {run:?}"
+    );
+    assert!(
+        run.progress
+            .as_ref()
+            .is_some_and(|progress| progress.elapsed_ms >= 3000),
+        "given up before the sink would have: {run:?}"
+    );
 }
