@@ -41,6 +41,12 @@ class Checks:
                 sys.exit(self.finish())
         print(f"   ({time.monotonic() - started:.1f} s)", flush=True)
 
+    def skip(self, sentence):
+        """Ends the suite without a check, so that nobody takes it for one that passed."""
+        print(f"SKIPPED: {sentence}")
+        print("0 passed, 0 failed", flush=True)
+        sys.exit(0)
+
     def finish(self):
         """Prints the closing line; the exit code of the suite."""
         print(f"took {time.monotonic() - self._start:.1f} s")

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use agent_source::agent::Agent;
 use strait_common::cpu::CpuPool;
+use strait_common::engine::Store;
 use strait_common::shutdown::Shutdown;
 use strait_common::state_dir::StateDir;
 use strait_common::{Kind, Result};
@@ -64,17 +65,24 @@ impl SinkAgent {
         hand: &Hand,
         configure: impl FnOnce(&mut agent_sink::settings::Config),
     ) -> SinkAgent {
+        let store = hand.on(lakes::open(&lakes.b()).await);
+        let url = format!("lake://{}", lakes.b().display());
+        SinkAgent::start_over(store, &url, port, configure).await
+    }
+
+    /// Starts one over this store, whatever it is; the URL is only shown.
+    pub async fn start_over(
+        store: Store,
+        url: &str,
+        port: Option<u16>,
+        configure: impl FnOnce(&mut agent_sink::settings::Config),
+    ) -> SinkAgent {
         let settings = agent_sink::settings::Settings {
-            store: vec![
-                format!("b=lake://{}", lakes.b().display())
-                    .parse()
-                    .expect("a store"),
-            ],
+            store: vec![format!("b={url}").parse().expect("a store")],
             ..Default::default()
         };
         let mut config = settings.over(Default::default()).expect("a configuration");
         configure(&mut config);
-        let store = hand.on(lakes::open(&lakes.b()).await);
         let stores = BTreeMap::from([("b".to_owned(), store)]);
         let listener = listen(port).await;
         let address = listener.local_addr().expect("an address");
@@ -132,22 +140,34 @@ impl SourceAgent {
         hand: &Hand,
         configure: impl FnOnce(&mut SourceConfig),
     ) -> SourceAgent {
+        let store = hand.on(lakes::open(&lakes.a()).await);
+        let url = format!("lake://{}", lakes.a().display());
+        let small = |config: &mut SourceConfig| {
+            config.streams_max = 1;
+            config.frame_bytes_max = 32 << 10;
+            config.chunk_bytes = 64 << 10;
+            config.retry_wait_max = Duration::from_millis(500);
+            configure(config);
+        };
+        SourceAgent::start_over(store, &url, source_state(lakes), sink_url, small).await
+    }
+
+    /// Starts one over this store, whatever it is, as it is configured by default; the URL is only shown.
+    pub async fn start_over(
+        store: Store,
+        url: &str,
+        state_dir: PathBuf,
+        sink_url: &str,
+        configure: impl FnOnce(&mut SourceConfig),
+    ) -> SourceAgent {
         let settings = agent_source::settings::Settings {
-            state_dir: Some(source_state(lakes)),
+            state_dir: Some(state_dir),
             name: Some("source under test".to_owned()),
-            store: vec![
-                format!("a=lake://{}", lakes.a().display())
-                    .parse()
-                    .expect("a store"),
-            ],
+            store: vec![format!("a={url}").parse().expect("a store")],
             sink: vec![format!("b={sink_url}").parse().expect("a sink")],
             ..Default::default()
         };
         let mut config = settings.over(Default::default()).expect("a configuration");
-        config.streams_max = 1;
-        config.frame_bytes_max = 32 << 10;
-        config.chunk_bytes = 64 << 10;
-        config.retry_wait_max = Duration::from_millis(500);
         configure(&mut config);
         // Connections of the one before it hold its directory until they are closed.
         let state_dir =
@@ -160,7 +180,6 @@ impl SourceAgent {
                 },
             )
             .await;
-        let store = hand.on(lakes::open(&lakes.a()).await);
         let stores = BTreeMap::from([("a".to_owned(), store)]);
         let shutdown = Shutdown::new();
         let agent = Agent::new(config, stores, CpuPool::new(2), state_dir, shutdown.clone());
