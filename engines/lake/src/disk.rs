@@ -4,7 +4,7 @@
 //! test sees what is left.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +17,14 @@ pub trait Recorder: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// Whatever the test wants the engine to see.
     fn step(&self, step: &Step<'_>) -> Result<()>;
+
+    /// A file of a log is about to be read, or a directory to be listed; an error is the disk's.
+    ///
+    /// # Errors
+    /// Whatever the test wants the disk to say.
+    fn look(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One effect on the disk.
@@ -72,6 +80,16 @@ impl Disk {
         self.recorder
             .as_ref()
             .map_or(Ok(()), |recorder| recorder.step(&step))
+    }
+
+    /// Announces that a file of a log is read, or a directory listed.
+    ///
+    /// # Errors
+    /// What the recorder wants.
+    pub fn look(&self, path: &Path) -> io::Result<()> {
+        self.recorder
+            .as_ref()
+            .map_or(Ok(()), |recorder| recorder.look(path))
     }
 
     /// Makes a file's content durable.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -32,6 +33,25 @@ impl DurableStore {
             inner: Arc::new(LocalFileSystem::new()),
             disk,
         }
+    }
+
+    /// As the inner store tells an error of the disk.
+    fn look(&self, location: &Path) -> Result<()> {
+        let path = self.inner.path_to_filesystem(location)?;
+        self.disk.look(&path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::NotFound {
+                path: location.to_string(),
+                source: source.into(),
+            },
+            _ => Error::Generic {
+                store: "durable",
+                source: source.into(),
+            },
+        })
+    }
+
+    fn look_below(&self, prefix: Option<&Path>) -> Result<()> {
+        prefix.map_or(Ok(()), |prefix| self.look(prefix))
     }
 }
 
@@ -121,6 +141,7 @@ impl ObjectStore for DurableStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.look(location)?;
         self.inner.get_opts(location, options).await
     }
 
@@ -132,7 +153,10 @@ impl ObjectStore for DurableStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        match self.look_below(prefix) {
+            Ok(()) => self.inner.list(prefix),
+            Err(error) => futures::stream::once(std::future::ready(Err(error))).boxed(),
+        }
     }
 
     fn list_with_offset(
@@ -140,10 +164,14 @@ impl ObjectStore for DurableStore {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        match self.look_below(prefix) {
+            Ok(()) => self.inner.list_with_offset(prefix, offset),
+            Err(error) => futures::stream::once(std::future::ready(Err(error))).boxed(),
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.look_below(prefix)?;
         self.inner.list_with_delimiter(prefix).await
     }
 

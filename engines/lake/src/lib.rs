@@ -12,6 +12,7 @@ pub mod disk;
 pub mod durable;
 pub mod features;
 pub mod ledger;
+mod load_error;
 pub mod partition_values;
 pub mod read;
 pub mod sink;

@@ -23,6 +23,7 @@ use strait_common::engine::{Batch, Cursor, ReadLimits, Stream};
 use strait_common::key::PartitionKey;
 use strait_common::{Context, Error, Kind, OrError, Result};
 
+use crate::load_error::data_kind;
 use crate::partition_values::column_of;
 use crate::table::DataFile;
 use crate::types::{Mapping, cast};
@@ -209,8 +210,8 @@ impl Reader {
         let path = self.plan.directory.join(&file.path);
         let file = open_file(&path)?;
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-        let metadata =
-            ArrowReaderMetadata::load(&file, options).or_error(Kind::Corrupt, "read its footer")?;
+        let metadata = ArrowReaderMetadata::load(&file, options)
+            .map_err(|error| Error::new(data_kind(&error), "read its footer").with_source(error))?;
         let groups = u32::try_from(metadata.metadata().num_row_groups())
             .or_error(Kind::Corrupt, "row groups")?;
         let wanted = self.plan.mapping.stored().fields();
@@ -371,7 +372,9 @@ impl Group {
             .with_projection(mask)
             .with_offset(offset)
             .with_batch_size(step);
-        builder.build().or_error(Kind::Corrupt, "open a reader")
+        builder
+            .build()
+            .map_err(|error| Error::new(data_kind(&error), "open a reader").with_source(error))
     }
 }
 

@@ -148,7 +148,7 @@ impl Sink for LakeSink {
                 .with_context(context)?;
         }
         let mut prepared = Prepared::default();
-        if self.lake.exists(table) {
+        if self.lake.exists(table)? {
             let opened = self.lake.open(table, None).await?;
             check_fits(&opened, wanted).with_context(context)?;
             let given = |name: &str| wanted.schema.field_with_name(name).is_ok();
@@ -240,7 +240,7 @@ impl Sink for LakeSink {
     }
 
     async fn claim(&self, table: &TableName) -> Result<Option<Claim>> {
-        if !self.lake.exists(table) {
+        if !self.lake.exists(table)? {
             return Ok(None);
         }
         let ledger = Ledger::load(&self.lake.open(table, None).await?).await?;
@@ -248,7 +248,7 @@ impl Sink for LakeSink {
     }
 
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
-        if !self.lake.exists(table) {
+        if !self.lake.exists(table)? {
             return Ok(futures::stream::empty().boxed());
         }
         let ledger = Ledger::load(&self.lake.open(table, None).await?).await?;

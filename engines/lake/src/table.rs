@@ -1,12 +1,13 @@
 //! One Delta table of a lake, as it is at one version: opened for an operation and dropped after it, never carried.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use deltalake::kernel::Add;
-use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use deltalake::{DeltaTable, DeltaTableBuilder};
 use strait_common::engine::{Division, DivisionKind, Partition, Table, Version};
 use strait_common::ids::TableName;
 use strait_common::key::{Cell, PartitionKey};
@@ -18,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::disk::Disk;
 use crate::durable::DurableStore;
 use crate::features;
+use crate::load_error::load_error;
 use crate::partition_values;
 use crate::types::{Mapping, same_type};
 
@@ -86,16 +88,30 @@ impl Lake {
     }
 
     /// Whether there is a Delta table of this name: a log with an entry. A create that was killed leaves an empty one.
-    pub fn exists(&self, table: &TableName) -> bool {
-        let Ok(entries) = std::fs::read_dir(self.directory(table).join(LOG)) else {
-            return false;
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk does not say.
+    pub fn exists(&self, table: &TableName) -> Result<bool> {
+        let log = self.directory(table).join(LOG);
+        let entries = self.disk.look(&log).and_then(|()| std::fs::read_dir(&log));
+        let entries = match entries {
+            // Neither a file in place of a directory is a table.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Ok(false);
+            }
+            entries => entries.or_error(Kind::Unavailable, format!("list {}", log.display()))?,
         };
-        entries.flatten().any(|entry| {
+        for entry in entries {
+            let entry = entry.or_error(Kind::Unavailable, format!("list {}", log.display()))?;
             let name = entry.file_name();
-            let name = Path::new(&name);
-            name.extension()
-                .is_some_and(|extension| extension == "json" || extension == "parquet")
-        })
+            let extension = Path::new(&name).extension();
+            if extension.is_some_and(|extension| extension == "json" || extension == "parquet") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The tables there are, in order of name.
@@ -108,7 +124,7 @@ impl Lake {
             for table in directories(&self.root.join(&database))? {
                 // Directories that are no table of ours have names that ours cannot have, or no log.
                 if let Ok(name) = TableName::new(&database, &table)
-                    && self.exists(&name)
+                    && self.exists(&name)?
                 {
                     tables.push(name);
                 }
@@ -136,10 +152,10 @@ impl Lake {
     /// The table as it is now, or as it was at a version of its log.
     ///
     /// # Errors
-    /// `Config` if there is no such table, `Moved` if that version is gone, `Refused` for features that are not supported,
-    /// `Corrupt` if the log cannot be read.
+    /// `Config` if there is no such table, `Moved` if that version is gone, `Refused` for features that are not supported, `Unavailable` for
+    /// trouble of the disk, `Corrupt` if the log says what cannot be.
     pub async fn open(&self, table: &TableName, version: Option<u64>) -> Result<Opened> {
-        if !self.exists(table) {
+        if !self.exists(table)? {
             let tables = self.tables()?;
             let names: Vec<String> = tables.iter().take(20).map(TableName::to_string).collect();
             let known = if names.is_empty() {
@@ -166,25 +182,6 @@ impl Lake {
             .await
             .map_err(|error| load_error(table, version, error))?;
         Opened::new(table, self.directory(table), delta)
-    }
-}
-
-fn load_error(table: &TableName, version: Option<u64>, error: DeltaTableError) -> Error {
-    // The kernel refuses what it does not know with an error that has no name here.
-    if error.to_string().contains("nsupported") {
-        return Error::refused(format!(
-            "table {table} needs what this release does not support"
-        ))
-        .with_source(error);
-    }
-    match version {
-        Some(version) => Error::moved(format!(
-            "version {version} of table {table} cannot be read any more"
-        ))
-        .with_source(error),
-        None => {
-            Error::corrupt(format!("the log of table {table} cannot be read")).with_source(error)
-        }
     }
 }
 

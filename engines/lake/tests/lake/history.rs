@@ -2,21 +2,15 @@
 
 use std::fs;
 
-use futures::TryStreamExt;
 use serde_json::json;
-use strait_common::budget::Budget;
-use strait_common::digest::{Digest, digest};
-use strait_common::engine::{
-    Begun, Cursor, Disposition, Finished, Outcome, Partition, PositionState, ReadLimits, Store,
-};
-use strait_common::selection::Selection;
 use strait_common::{Kind, Result};
+use strait_common::engine::{Begun, Disposition, Finished, Outcome, PositionState};
 use strait_conformance::data::{self, Part};
 
 use crate::trace::{Verdict, Watch, is_log_entry};
 use crate::world::{
-    CHUNK, World, attach, begin, begun, copy, finish, names, positions, receipts, stage,
-    three_parts,
+    CHUNK, World, attach, begin, begun, copy, finish, listed, names, positions, read, receipts,
+    stage, three_parts,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
@@ -166,29 +160,6 @@ async fn rows_are_neither_lost_nor_doubled_by_a_compaction_within_a_commit() {
     }
 }
 
-async fn listed(store: &Store) -> Vec<Partition> {
-    let table = data::table_name().unwrap();
-    let selection = Selection::everything(&data::schema());
-    let partitions = store.source.partitions(&table, &selection).await.unwrap();
-    partitions.try_collect().await.unwrap()
-}
-
-async fn read(store: &Store, partition: &Partition) -> Result<Digest> {
-    let table = data::table_name()?;
-    let selection = Selection::everything(&data::schema());
-    let limits = ReadLimits {
-        batch_bytes: 1 << 20,
-        budget: Budget::new(64 << 20)?,
-    };
-    let start = Cursor::start();
-    let batches = store
-        .source
-        .read(&table, &selection, partition, &start, &limits);
-    let batches: Vec<_> = batches.await?.try_collect().await?;
-    let mut digests = batches.iter().map(|batch| digest(&batch.records));
-    digests.try_fold(Digest::default(), |sum, next| Ok(sum.plus(next?)))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_planned_partition_is_read_as_it_was_until_its_files_are_gone() {
     let world = World::prepared().await;
@@ -197,10 +168,10 @@ async fn a_planned_partition_is_read_as_it_was_until_its_files_are_gone() {
     let attachment = attach(&store, 1).await.unwrap();
     copy(attachment.as_ref(), &a).await.unwrap();
     let expected = a.receipt().unwrap().digest;
-    let planned = listed(&store).await.pop().unwrap();
+    let planned = listed(&store).await.unwrap().pop().unwrap();
 
     let gone = world.compact();
-    let compacted = listed(&store).await.pop().unwrap();
+    let compacted = listed(&store).await.unwrap().pop().unwrap();
     assert_ne!(compacted.version, planned.version, "the files are others");
     assert_eq!(compacted.rows, planned.rows);
     assert_eq!(read(&store, &planned).await.unwrap(), expected);
@@ -220,7 +191,7 @@ async fn a_planned_partition_that_did_not_change_is_read_after_its_version_left_
     let store = world.process().await;
     let attachment = attach(&store, 1).await.unwrap();
     copy(attachment.as_ref(), &a).await.unwrap();
-    let planned = listed(&store).await.pop().unwrap();
+    let planned = listed(&store).await.unwrap().pop().unwrap();
     copy(attachment.as_ref(), &b).await.unwrap();
     let adds = world.adds();
     world.clean_up().await;

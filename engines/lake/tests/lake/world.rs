@@ -13,11 +13,15 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 use strait_common::Result;
+use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
+use strait_common::digest::{Digest, digest};
 use strait_common::engine::{
-    Attachment, Begun, Disposition, Finished, PartitionWriter, Position, Receipt, Store,
+    Attachment, Begun, Cursor, Disposition, Finished, Partition, PartitionWriter, Position,
+    ReadLimits, Receipt, Store,
 };
 use strait_common::ids::TableName;
+use strait_common::selection::Selection;
 use strait_conformance::data::{self, Part, ensure_exactly};
 use strait_conformance::visible_rows;
 use strait_lake::disk::{Disk, Recorder};
@@ -67,7 +71,7 @@ impl World {
         self.over(Disk::recorded(recorder)).await
     }
 
-    async fn over(&self, disk: Disk) -> Store {
+    pub(crate) async fn over(&self, disk: Disk) -> Store {
         let root = self.directory.path().to_owned();
         strait_lake::open_directory(root, CpuPool::new(2), disk)
             .await
@@ -271,6 +275,31 @@ pub(crate) async fn receipts(store: &Store) -> Result<Vec<Receipt>> {
 /// The receipts of a table.
 pub(crate) async fn receipts_of(store: &Store, table: &TableName) -> Result<Vec<Receipt>> {
     store.sink.receipts(table).await?.try_collect().await
+}
+
+/// The partitions of the suite's table, as they are now.
+pub(crate) async fn listed(store: &Store) -> Result<Vec<Partition>> {
+    let table = data::table_name()?;
+    let selection = Selection::everything(&data::schema());
+    let partitions = store.source.partitions(&table, &selection).await?;
+    partitions.try_collect().await
+}
+
+/// The digest of a planned partition's rows.
+pub(crate) async fn read(store: &Store, partition: &Partition) -> Result<Digest> {
+    let table = data::table_name()?;
+    let selection = Selection::everything(&data::schema());
+    let limits = ReadLimits {
+        batch_bytes: 1 << 20,
+        budget: Budget::new(64 << 20)?,
+    };
+    let start = Cursor::start();
+    let batches = store
+        .source
+        .read(&table, &selection, partition, &start, &limits);
+    let batches: Vec<_> = batches.await?.try_collect().await?;
+    let mut digests = batches.iter().map(|batch| digest(&batch.records));
+    digests.try_fold(Digest::default(), |sum, next| Ok(sum.plus(next?)))
 }
 
 /// The names in a directory, sorted.
