@@ -32,7 +32,7 @@ use strait_common::{Context, Error, Kind, OrError, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::commit::{Change, check_epoch, commit};
+use crate::commit::{check_epoch, commit};
 use crate::disk::Step;
 use crate::features;
 use crate::ledger::{Entry, Event, Ledger, LedgerFile, Published, PublishedFile};
@@ -61,7 +61,7 @@ struct Shared {
     committed: Mutex<HashMap<PartitionKey, Receipt>>,
     /// The newest receipts of other runs.
     earlier: Vec<(RunId, Receipt)>,
-    /// Positions as of the attach, and of this attempt since.
+    /// Positions as of the attach, and of this attempt since. The stage has one record for each, and no other.
     records: Mutex<BTreeMap<PartitionKey, StageRecord>>,
     open: Mutex<HashSet<PartitionKey>>,
     /// Directories of partitions that this attempt has made durable in those above them.
@@ -174,7 +174,7 @@ impl LakeAttachment {
             run,
             epoch,
             mapping: opened.mapping.clone(),
-            append_only: features::append_only(&opened)?,
+            append_only: features::append_only(&opened),
             stage,
             committed: Mutex::new(committed),
             earlier,
@@ -328,21 +328,21 @@ impl Shared {
                 Ok(schemas)
             })
             .await?;
-        let make = |opened: &Opened| {
+        let replaced: HashSet<PartitionKey> = group
+            .iter()
+            .filter(|(published, _)| published.disposition == Disposition::Replace)
+            .map(|(published, _)| published.receipt.key.clone())
+            .collect();
+        let adds = |opened: &Opened| {
             for (file, schema) in &schemas {
                 check_columns(opened, schema).with_context(|| format!("staged file {file}"))?;
             }
             let mut actions = Vec::new();
-            let mut replaces = false;
             for (published, files) in group {
                 let key = &published.receipt.key;
                 let values = opened
                     .values(key)
                     .with_context(|| format!("partition {}", key.label()))?;
-                if published.disposition == Disposition::Replace {
-                    replaces = true;
-                    actions.extend(opened.removes(key)?.into_iter().map(Action::Remove));
-                }
                 for (file, staged) in published.files.iter().zip(files) {
                     let add = Add {
                         path: file.path.clone(),
@@ -357,9 +357,10 @@ impl Shared {
                     actions.push(Action::Add(add));
                 }
             }
-            Ok(Change { actions, replaces })
+            Ok(actions)
         };
-        let version = commit(&self.lake, &self.table, self.epoch, &ledger, make).await?;
+        let (lake, table, epoch) = (&self.lake, &self.table, self.epoch);
+        let version = commit(lake, table, epoch, &ledger, &replaced, adds).await?;
         self.seen.fetch_max(version, Ordering::AcqRel);
         {
             let mut committed = lock(&self.committed);
@@ -370,18 +371,19 @@ impl Shared {
             );
         }
         // What is left of the stage means nothing any more; a crash here leaves it to the next attach.
-        let staged: Vec<PartitionKey> = {
+        let left: Vec<StageRecord> = {
             let mut records = lock(&self.records);
             group
                 .iter()
                 .filter_map(|(published, _)| records.remove(&published.receipt.key))
-                .map(|record| record.key)
                 .collect()
         };
-        let (stage, epoch) = (self.stage.clone(), self.epoch);
-        self.cpu
-            .run(move || staged.iter().try_for_each(|key| stage.forget(key, epoch)))
-            .await
+        if left.is_empty() {
+            return Ok(());
+        }
+        let stage = self.stage.clone();
+        let forget = move |record: &StageRecord| stage.forget(&record.key, record.epoch);
+        self.cpu.run(move || left.iter().try_for_each(forget)).await
     }
 }
 
@@ -504,12 +506,12 @@ impl LakeAttachment {
         let values = values_of(shared, key)?;
         let base = match from {
             None => {
-                lock(&shared.records).remove(key);
-                let (stage, epoch, forgotten) = (shared.stage.clone(), shared.epoch, key.clone());
-                shared
-                    .cpu
-                    .run(move || stage.forget(&forgotten, epoch))
-                    .await?;
+                let discarded = lock(&shared.records).remove(key);
+                if let Some(record) = discarded {
+                    let stage = shared.stage.clone();
+                    let forget = move || stage.forget(&record.key, record.epoch);
+                    shared.cpu.run(forget).await?;
+                }
                 None
             }
             Some(from) => {
@@ -555,18 +557,10 @@ impl LakeAttachment {
         shared.removable()?;
         let (file, disk) = (ledger.clone(), shared.lake.disk().clone());
         shared.cpu.run(move || file.write(&disk, &entry)).await?;
-        let make = |opened: &Opened| {
-            let actions = opened
-                .removes(key)?
-                .into_iter()
-                .map(Action::Remove)
-                .collect();
-            Ok(Change {
-                actions,
-                replaces: true,
-            })
-        };
-        commit(&shared.lake, &shared.table, shared.epoch, &ledger, make).await?;
+        let nothing = |_: &Opened| Ok(Vec::new());
+        let dropped = HashSet::from([key.clone()]);
+        let (lake, table, epoch) = (&shared.lake, &shared.table, shared.epoch);
+        commit(lake, table, epoch, &ledger, &dropped, nothing).await?;
         lock(&shared.committed).remove(key);
         shared.returns()
     }
@@ -580,13 +574,9 @@ impl LakeAttachment {
         shared.check_overtaken().await?;
         let (file, disk) = (ledger.clone(), shared.lake.disk().clone());
         shared.cpu.run(move || file.write(&disk, &entry)).await?;
-        commit(&shared.lake, &shared.table, shared.epoch, &ledger, |_| {
-            Ok(Change {
-                actions: Vec::new(),
-                replaces: false,
-            })
-        })
-        .await?;
+        let nothing = |_: &Opened| Ok(Vec::new());
+        let (lake, table, epoch) = (&shared.lake, &shared.table, shared.epoch);
+        commit(lake, table, epoch, &ledger, &HashSet::new(), nothing).await?;
         lock(&shared.records).clear();
         let stage = shared.stage.clone();
         shared.cpu.run(move || stage.clear()).await?;
@@ -729,11 +719,18 @@ impl Writer {
             files: self.files.clone(),
         };
         let position = record.position(self.shared.run)?;
+        let older = lock(&self.shared.records)
+            .get(&self.key)
+            .map(|older| older.epoch);
         let (stage, written) = (self.shared.stage.clone(), record.clone());
-        self.shared
-            .cpu
-            .run(move || stage.write_record(&written))
-            .await?;
+        let write = move || {
+            stage.write_record(&written)?;
+            match older {
+                Some(older) if older != written.epoch => stage.forget(&written.key, older),
+                _ => Ok(()),
+            }
+        };
+        self.shared.cpu.run(write).await?;
         lock(&self.shared.records).insert(self.key.clone(), record);
         self.shared.returns()?;
         Ok(position)

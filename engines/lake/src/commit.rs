@@ -1,13 +1,20 @@
 //! Commits to a Delta table, each conditional on the epoch of its attempt within the same act.
 
+use std::collections::{HashMap, HashSet};
+use std::num::NonZero;
 use std::time::Duration;
 
+use delta_kernel::Snapshot;
 use deltalake::DeltaTableError;
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
+use deltalake::checkpoints::cleanup_expired_logs_for;
+use deltalake::kernel::transaction::{CommitData, TransactionError};
 use deltalake::kernel::{Action, Transaction};
+use deltalake::logstore::CommitOrBytes;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use strait_common::ids::{Epoch, TableName};
+use strait_common::key::PartitionKey;
 use strait_common::{Context, Error, Kind, OrError, Result};
+use uuid::Uuid;
 
 use crate::features;
 use crate::ledger::{EPOCH_ID, LedgerFile, epoch, transaction};
@@ -18,6 +25,9 @@ const TRIES_MAX: u32 = 30;
 /// The first wait after a conflict, doubled up to the longest.
 const WAIT_FIRST: Duration = Duration::from_millis(2);
 const WAIT_MOST: Duration = Duration::from_millis(200);
+/// Commits between two table checkpoints where the table does not say, and how long entries of the log are kept: Delta's own.
+const CHECKPOINT_INTERVAL: u64 = 100;
+const LOG_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
 /// What a commit changes beside its transactions.
 #[derive(Debug)]
@@ -89,19 +99,12 @@ pub async fn try_commit(
             predicate: None,
         }
     };
-    let properties = CommitProperties::default()
-        .with_max_retries(0)
-        .with_application_transactions(transactions);
-    let snapshot = opened
-        .delta
-        .snapshot()
-        .or_error(Kind::Corrupt, "snapshot")?;
-    let commit = CommitBuilder::from(properties).with_actions(change.actions);
-    let committed = commit
-        .build(Some(snapshot), opened.delta.log_store(), operation)
-        .await;
-    let error = match committed {
-        Ok(committed) => return Ok(Tried::Landed(committed.version())),
+    let data = CommitData::new(change.actions, operation, HashMap::new(), transactions);
+    let error = match write_entry(opened, &data).await {
+        Ok(version) => {
+            maintain(opened, version).await;
+            return Ok(Tried::Landed(version));
+        }
         Err(error) => error,
     };
     // An error can follow a commit that landed: only the log knows.
@@ -139,6 +142,61 @@ pub async fn try_commit(
     }
 }
 
+/// Writes the entry after the snapshot's, if that is the newest still. Whoever was faster has the name of the entry, or one after it: the log is cleaned up from its
+/// oldest end.
+async fn write_entry(opened: &Opened, data: &CommitData) -> Result<u64, DeltaTableError> {
+    let log = opened.log_store();
+    let newest = log.get_latest_version(opened.version()).await?;
+    if newest != opened.version() {
+        return Err(DeltaTableError::VersionAlreadyExists(newest));
+    }
+    let entry = CommitOrBytes::LogBytes(data.get_bytes()?);
+    let written = log.write_commit_entry(newest + 1, entry, Uuid::new_v4());
+    written.await?;
+    Ok(newest + 1)
+}
+
+/// Makes a table checkpoint every so many commits, and removes what is old of the log. Neither is needed for what was committed.
+async fn maintain(opened: &Opened, version: u64) {
+    let properties = opened.snapshot().table_properties();
+    let interval = properties
+        .checkpoint_interval
+        .map_or(CHECKPOINT_INTERVAL, NonZero::get);
+    if !(version + 1).is_multiple_of(interval) {
+        return;
+    }
+    let (engine, from) = (opened.log_store().engine(None), opened.snapshot().clone());
+    let checkpoint = move || {
+        let newest = Snapshot::builder_from(from).at_version(version);
+        newest
+            .build(engine.as_ref())?
+            .checkpoint(engine.as_ref(), None)
+    };
+    match tokio::task::spawn_blocking(checkpoint).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, version, "a table checkpoint could not be made; reading the log takes longer");
+            return;
+        }
+        Err(error) => {
+            tracing::error!(%error, version, "a table checkpoint could not be made");
+            return;
+        }
+    }
+    if !properties.enable_expired_log_cleanup.unwrap_or(true) {
+        return;
+    }
+    let kept = properties.log_retention_duration.unwrap_or(LOG_RETENTION);
+    let kept_ms = i64::try_from(kept.as_millis()).unwrap_or(i64::MAX);
+    let until_ms = chrono::Utc::now()
+        .timestamp_millis()
+        .saturating_sub(kept_ms);
+    let log = opened.log_store().as_ref();
+    if let Err(error) = cleanup_expired_logs_for(version, log, until_ms, None).await {
+        tracing::warn!(%error, version, "old entries of the log could not be removed");
+    }
+}
+
 fn is_conflict(error: &DeltaTableError) -> bool {
     use DeltaTableError as E;
     use TransactionError as T;
@@ -156,7 +214,7 @@ fn is_conflict(error: &DeltaTableError) -> bool {
 }
 
 /// Commits in an attempt: sees its own epoch in a fresh snapshot, commits on that, and does so again when somebody else was
-/// faster. `make` makes the change for each snapshot. Returns a version of the log at which the epoch was the highest.
+/// faster. The files of the partitions that are `replaced` go, and `adds` come, made for each snapshot. Returns a version of the log at which the epoch was the highest.
 ///
 /// # Errors
 /// `Fenced` if a higher epoch was issued; `Unavailable` if it cannot be told whether it landed, or others are always faster.
@@ -165,13 +223,19 @@ pub async fn commit(
     table: &TableName,
     own: Epoch,
     ledger: &LedgerFile,
-    mut make: impl FnMut(&Opened) -> Result<Change>,
+    replaced: &HashSet<PartitionKey>,
+    adds: impl Fn(&Opened) -> Result<Vec<Action>>,
 ) -> Result<u64> {
     let mut wait = WAIT_FIRST;
     for _ in 0..TRIES_MAX {
         let opened = lake.open(table, None).await?;
         check_epoch(&opened, table, own).await?;
-        let change = make(&opened)?;
+        let removes = opened.removes(replaced).await?;
+        let removes = removes.into_iter().map(Action::Remove);
+        let change = Change {
+            actions: removes.chain(adds(&opened)?).collect(),
+            replaces: !replaced.is_empty(),
+        };
         let tried = try_commit(lake, table, &opened, Condition::Holds(own), ledger, change);
         if let Tried::Landed(version) = tried.await? {
             return Ok(version);

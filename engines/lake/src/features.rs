@@ -1,7 +1,7 @@
 //! What a Delta table may demand of whoever reads or writes it, and which of that this engine does. The rest is refused by name.
 
-use deltalake::kernel::EagerSnapshot;
-use strait_common::{Error, Kind, OrError, Result};
+use delta_kernel::table_configuration::TableConfiguration;
+use strait_common::{Error, Result};
 
 use crate::table::Opened;
 
@@ -35,8 +35,8 @@ pub const APPEND_ONLY: &str = "it is append only (delta.appendOnly): partitions 
 ///
 /// # Errors
 /// `Refused`, naming what it needs.
-pub fn check_readable(snapshot: &EagerSnapshot) -> Result<()> {
-    let configuration = snapshot.metadata().configuration();
+pub fn check_readable(table: &TableConfiguration) -> Result<()> {
+    let configuration = table.metadata().configuration();
     if let Some(mode) = configuration.get("delta.columnMapping.mode")
         && mode != "none"
     {
@@ -52,7 +52,7 @@ pub fn check_readable(snapshot: &EagerSnapshot) -> Result<()> {
             "deletion vectors (delta.enableDeletionVectors) are not supported",
         ));
     }
-    let protocol = snapshot.protocol();
+    let protocol = table.protocol();
     let version = protocol.min_reader_version();
     if version > READER_VERSION_MAX {
         return Err(Error::refused(format!(
@@ -74,8 +74,8 @@ pub fn check_readable(snapshot: &EagerSnapshot) -> Result<()> {
 /// # Errors
 /// `Refused`, naming what is in the way.
 pub fn check_writable(opened: &Opened) -> Result<()> {
-    let snapshot = snapshot(opened)?;
-    let protocol = snapshot.protocol();
+    let table = opened.configuration();
+    let protocol = table.protocol();
     let version = protocol.min_writer_version();
     match version {
         ..=WRITER_VERSION_LEGACY_MAX => {}
@@ -95,7 +95,7 @@ pub fn check_writable(opened: &Opened) -> Result<()> {
         }
     }
     // Version 2 includes these, used or not.
-    for field in snapshot.arrow_schema().fields() {
+    for field in table.logical_schema().fields() {
         if field.metadata().contains_key("delta.invariants") {
             return Err(Error::refused(format!(
                 "column {} has an invariant (delta.invariants), which is not supported",
@@ -103,8 +103,10 @@ pub fn check_writable(opened: &Opened) -> Result<()> {
             )));
         }
     }
-    if let Some(retention) =
-        (snapshot.metadata().configuration()).get("delta.setTransactionRetentionDuration")
+    if let Some(retention) = table
+        .metadata()
+        .configuration()
+        .get("delta.setTransactionRetentionDuration")
         && retention_days(retention).is_none_or(|days| days < RETENTION_DAYS_MIN)
     {
         return Err(Error::refused(format!(
@@ -116,12 +118,11 @@ pub fn check_writable(opened: &Opened) -> Result<()> {
 }
 
 /// Whether rows must never go from a table.
-///
-/// # Errors
-/// `Corrupt` if it has no snapshot.
-pub fn append_only(opened: &Opened) -> Result<bool> {
-    let value = (snapshot(opened)?.metadata().configuration()).get("delta.appendOnly");
-    Ok(value.is_some_and(|value| value == "true"))
+pub fn append_only(opened: &Opened) -> bool {
+    let configuration = opened.configuration().metadata().configuration();
+    configuration
+        .get("delta.appendOnly")
+        .is_some_and(|value| value == "true")
 }
 
 /// Checks that rows may go.
@@ -129,18 +130,10 @@ pub fn append_only(opened: &Opened) -> Result<bool> {
 /// # Errors
 /// `Refused` if they must not.
 pub fn check_removable(opened: &Opened) -> Result<()> {
-    if append_only(opened)? {
+    if append_only(opened) {
         return Err(Error::refused(APPEND_ONLY));
     }
     Ok(())
-}
-
-fn snapshot(opened: &Opened) -> Result<&EagerSnapshot> {
-    let state = opened
-        .delta
-        .snapshot()
-        .or_error(Kind::Corrupt, "snapshot")?;
-    Ok(state.snapshot())
 }
 
 fn retention_days(text: &str) -> Option<f64> {

@@ -302,14 +302,14 @@ pub async fn epoch(opened: &Opened) -> Result<Epoch> {
 /// # Errors
 /// `Unavailable` if the log cannot be read.
 pub async fn transaction(opened: &Opened, app_id: &str) -> Result<Option<i64>> {
-    let snapshot = opened
-        .delta
-        .snapshot()
-        .or_error(Kind::Corrupt, "snapshot")?
-        .snapshot();
-    let log = opened.delta.log_store();
-    let version = snapshot.transaction_version(log.as_ref(), app_id).await;
-    version.or_error(Kind::Unavailable, format!("look transaction {app_id} up"))
+    let (engine, snapshot) = (opened.log_store().engine(None), opened.snapshot().clone());
+    let id = app_id.to_owned();
+    let look = move || snapshot.get_app_id_version(&id, engine.as_ref());
+    let context = || format!("look transaction {app_id} up");
+    let version = tokio::task::spawn_blocking(look).await;
+    version
+        .or_error(Kind::Internal, context())?
+        .or_error(Kind::Unavailable, context())
 }
 
 /// Ledger files, with what each says.

@@ -4,7 +4,8 @@
 //! pandas and ClickHouse read too.
 //!
 //! Read [`ledger`] for what makes a row of this lake count exactly once, [`attachment`] and [`commit`] for how it is written, [`disk`] and [`durable`]
-//! for what survives a power cut, [`table`], [`features`], [`types`] and [`partition_values`] for what Delta is made to say, [`read`] for reading in bounded memory.
+//! for what survives a power cut, [`table`], [`features`], [`types`] and [`partition_values`] for what Delta is made to say, [`listing`] and
+//! [`read`] for reading in bounded memory.
 
 pub mod attachment;
 pub mod commit;
@@ -12,6 +13,7 @@ pub mod disk;
 pub mod durable;
 pub mod features;
 pub mod ledger;
+pub mod listing;
 mod load_error;
 pub mod partition_values;
 pub mod read;

@@ -23,9 +23,9 @@ use strait_common::engine::{Batch, Cursor, ReadLimits, Stream};
 use strait_common::key::PartitionKey;
 use strait_common::{Context, Error, Kind, OrError, Result};
 
+use crate::listing::DataFile;
 use crate::load_error::data_kind;
 use crate::partition_values::column_of;
-use crate::table::DataFile;
 use crate::types::{Mapping, cast};
 
 /// Pages and decoders of one column beside the batch, in bytes, as [`read_bytes`] counts them.

@@ -1,5 +1,6 @@
 //! The half of the lake that is read.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,59 +11,55 @@ use strait_common::ids::TableName;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
 
+use crate::listing::{DataFile, Listing, Listings};
 use crate::read;
-use crate::table::{Lake, Opened, version_of};
+use crate::table::Lake;
 
 /// Reads the tables of a lake.
 #[derive(Clone, Debug)]
 pub struct LakeSource {
     lake: Lake,
     cpu: CpuPool,
+    listings: Arc<Listings>,
 }
 
 impl LakeSource {
     /// A reader of this lake.
     pub fn new(lake: Lake, cpu: CpuPool) -> LakeSource {
-        LakeSource { lake, cpu }
+        LakeSource {
+            lake,
+            cpu,
+            listings: Arc::default(),
+        }
     }
 
-    /// The table as it was when the partition was planned, or as it is now where the partition is still the same.
-    async fn open_version(
+    /// The files of the partition in the table as it was when the partition was planned, or as it is now where the partition is still the same.
+    async fn find(
         &self,
         table: &TableName,
         partition: &Partition,
-    ) -> Result<(Opened, Vec<crate::table::DataFile>)> {
+    ) -> Result<(Arc<Listing>, Vec<DataFile>)> {
         let pinned: u64 = partition
             .pin
             .parse()
             .or_error(Kind::Corrupt, "a pin that is not of the lake")?;
         let mut why = None;
-        for version in [Some(pinned), None] {
-            let opened = match self.lake.open(table, version).await {
-                Ok(opened) => opened,
+        for pinned in [Some(pinned), None] {
+            let listing = match pinned {
+                Some(version) => self.listings.at(&self.lake, table, version).await,
+                None => self.listings.newest(&self.lake, table).await,
+            };
+            let listing = match listing {
+                Ok(listing) => listing,
                 Err(error) if error.kind() == Kind::Moved => {
                     why = Some(error);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            let (opened, files) = self
-                .cpu
-                .run(move || {
-                    let files = opened.files()?;
-                    Ok((opened, files))
-                })
-                .await?;
-            let files = files
-                .into_iter()
-                .find(|(key, _)| *key == partition.key)
-                .map(|(_, files)| files)
-                .unwrap_or_default();
-            let there = files
-                .iter()
-                .all(|file| opened.directory.join(&file.path).exists());
-            if version_of(&files) == partition.version && there {
-                return Ok((opened, files));
+            let (version, files) = listing.files(&partition.key)?;
+            if version == partition.version && are_there(&listing.directory, &files)? {
+                return Ok((listing, files));
             }
         }
         let moved = Error::moved(format!(
@@ -74,6 +71,17 @@ impl LakeSource {
             None => moved,
         })
     }
+}
+
+fn are_there(directory: &Path, files: &[DataFile]) -> Result<bool> {
+    for file in files {
+        let path = directory.join(&file.path);
+        let there = path.try_exists();
+        if !there.or_error(Kind::Unavailable, path.display())? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 #[async_trait]
@@ -92,18 +100,14 @@ impl Source for LakeSource {
         table: &TableName,
         selection: &Selection,
     ) -> Result<Stream<Partition>> {
-        let opened = self.lake.open(table, None).await?;
+        let listing = self.listings.newest(&self.lake, table).await?;
         let selection = selection.clone();
-        let partitions = self.cpu.run(move || {
-            let files = opened.files()?;
-            let selected = files
-                .into_iter()
-                .filter(|(key, _)| !selection.excludes(key));
-            Ok(selected
-                .map(|(key, files)| opened.partition(key, &files))
-                .collect::<Vec<_>>())
+        let partitions = (0..listing.len()).filter_map(move |at| match listing.key(at) {
+            Ok(key) if selection.excludes(&key) => None,
+            Ok(key) => Some(Ok(listing.partition(at, key))),
+            Err(error) => Some(Err(error)),
         });
-        Ok(futures::stream::iter(partitions.await?).map(Ok).boxed())
+        Ok(futures::stream::iter(partitions).boxed())
     }
 
     async fn read(
@@ -115,19 +119,16 @@ impl Source for LakeSource {
         limits: &ReadLimits,
     ) -> Result<Stream<Batch>> {
         let context = || format!("table {table}");
-        let (opened, files) = self
-            .open_version(table, partition)
-            .await
-            .with_context(context)?;
+        let (listing, files) = self.find(table, partition).await.with_context(context)?;
         let plan = read::Plan {
-            mapping: opened
+            mapping: listing
                 .mapping
                 .project(selection.read_columns())
                 .with_context(context)?,
-            directory: opened.directory.clone(),
+            directory: listing.directory.clone(),
             files,
             key: partition.key.clone(),
-            partition_columns: opened.partition_columns.clone(),
+            partition_columns: listing.partition_columns.clone(),
             limits: limits.clone(),
         };
         read::stream(plan, after, self.cpu.clone()).with_context(context)

@@ -227,26 +227,12 @@ impl Stage {
         Ok(newest.into_values().collect())
     }
 
-    /// Removes the records of a partition, of attempts up to this one; their files follow at the next sweep.
+    /// Removes a partition's record of one attempt; its files follow at the next sweep.
     ///
     /// # Errors
     /// `Unavailable` if the disk fails.
     pub fn forget(&self, key: &PartitionKey, epoch: Epoch) -> Result<()> {
-        let prefix = format!("{:032x}.", xxh3_128(key.to_string().as_bytes()));
-        for path in list(&self.directory)? {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default();
-            let of = name
-                .strip_prefix(&prefix)
-                .and_then(|rest| rest.strip_suffix(".json"))
-                .and_then(|of| of.parse().ok());
-            if of.is_some_and(|of: u64| of <= epoch.0) {
-                self.disk.remove(&path)?;
-            }
-        }
-        Ok(())
+        self.disk.remove(&self.record_path(key, epoch))
     }
 
     /// Removes what attempts before this one left and no kept record covers.

@@ -1,20 +1,24 @@
-//! One Delta table of a lake, as it is at one version: opened for an operation and dropped after it, never carried.
+//! One Delta table of a lake, as it is at one version: opened for an operation and dropped after it, never carried, and without its files: [`crate::listing`] has those.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
-use deltalake::kernel::Add;
-use deltalake::{DeltaTable, DeltaTableBuilder};
-use strait_common::engine::{Division, DivisionKind, Partition, Table, Version};
+use arrow::datatypes::{Schema, SchemaRef};
+use delta_kernel::table_configuration::TableConfiguration;
+use delta_kernel::{Snapshot, SnapshotRef};
+use deltalake::DeltaTableBuilder;
+use deltalake::kernel::engine::arrow_conversion::TryIntoArrow;
+use deltalake::kernel::{Add, Remove};
+use deltalake::logstore::LogStoreRef;
+use futures::TryStreamExt;
+use strait_common::engine::{Division, DivisionKind, Table};
 use strait_common::ids::TableName;
 use strait_common::key::{Cell, PartitionKey};
 use strait_common::{Context, Error, Kind, OrError, Result};
 use tokio::sync::Semaphore;
 use url::Url;
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::disk::Disk;
 use crate::durable::DurableStore;
@@ -38,28 +42,18 @@ pub struct Lake {
 /// Tables that are opened at a time.
 const OPENS_MAX: usize = 4;
 
-/// A table at one version.
+/// A table at one version, without its files: opening it does not take longer for having more of them.
 #[derive(Debug)]
 pub struct Opened {
     /// Its directory.
     pub directory: PathBuf,
-    /// The crate's table.
-    pub delta: DeltaTable,
     /// Its columns.
     pub mapping: Mapping,
     /// The columns that divide it.
     pub partition_columns: Vec<String>,
-}
-
-/// An active file of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DataFile {
-    /// Decoded; relative to the table's directory, or absolute.
-    pub path: String,
-    /// In bytes.
-    pub size: u64,
-    /// Rows, where the log says.
-    pub rows: Option<u64>,
+    name: TableName,
+    log: LogStoreRef,
+    snapshot: SnapshotRef,
 }
 
 impl Lake {
@@ -134,15 +128,18 @@ impl Lake {
         Ok(tables)
     }
 
+    fn url(&self, table: &TableName) -> Result<Url> {
+        let directory = self.directory(table);
+        Url::from_directory_path(&directory)
+            .map_err(|()| Error::config(format!("{} is not an absolute path", directory.display())))
+    }
+
     /// A builder for the table, with durable writes.
     ///
     /// # Errors
     /// `Config` if the directory is no URL.
     pub fn builder(&self, table: &TableName) -> Result<DeltaTableBuilder> {
-        let directory = self.directory(table);
-        let url = Url::from_directory_path(&directory).map_err(|()| {
-            Error::config(format!("{} is not an absolute path", directory.display()))
-        })?;
+        let url = self.url(table)?;
         let store = Arc::new(DurableStore::new(self.disk.clone()));
         Ok(DeltaTableBuilder::from_url(url.clone())
             .or_error(Kind::Config, table)?
@@ -168,20 +165,35 @@ impl Lake {
                 self.root.display()
             )));
         }
-        let mut builder = self.builder(table)?;
-        if let Some(version) = version {
-            builder = builder.with_version(version);
-        }
         let _permit = self
             .opens
             .acquire()
             .await
             .or_error(Kind::Internal, "open a table")?;
-        let delta = builder
-            .load()
-            .await
-            .map_err(|error| load_error(table, version, error))?;
-        Opened::new(table, self.directory(table), delta)
+        let loaded = async {
+            let log = self.builder(table)?.build_storage();
+            let log = log.or_error(Kind::Config, table)?;
+            let (engine, root) = (log.engine(None), self.url(table)?);
+            let work = move || {
+                let builder = Snapshot::builder_for(root);
+                let builder = match version {
+                    Some(version) => builder.at_version(version),
+                    None => builder,
+                };
+                builder.build(engine.as_ref())
+            };
+            let built = tokio::task::spawn_blocking(work).await;
+            let built = built.or_error(Kind::Corrupt, format!("open table {table}"))?;
+            let snapshot = built.map_err(|error| load_error(table, version, error.into()))?;
+            Opened::new(table, self.directory(table), log, snapshot)
+        };
+        match loaded.await {
+            // The kernel has one text for a log that is not there and for one that has holes.
+            Err(error) if error.kind() == Kind::Corrupt && !self.exists(table)? => Err(
+                Error::config(format!("table {table} is not there any more")).with_source(error),
+            ),
+            loaded => loaded,
+        }
     }
 }
 
@@ -200,28 +212,56 @@ fn directories(path: &Path) -> Result<Vec<String>> {
 }
 
 impl Opened {
-    fn new(table: &TableName, directory: PathBuf, delta: DeltaTable) -> Result<Opened> {
-        let snapshot = delta.snapshot().or_error(Kind::Corrupt, table)?.snapshot();
-        features::check_readable(snapshot).with_context(|| format!("table {table}"))?;
-        let mapping = Mapping::from_stored(&snapshot.arrow_schema())
-            .with_context(|| format!("table {table}"))?;
-        let partition_columns = snapshot
-            .metadata()
-            .partition_columns()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+    fn new(
+        table: &TableName,
+        directory: PathBuf,
+        log: LogStoreRef,
+        snapshot: SnapshotRef,
+    ) -> Result<Opened> {
+        let context = || format!("table {table}");
+        let configuration = snapshot.table_configuration();
+        features::check_readable(configuration).with_context(context)?;
+        // Delta has types that Arrow, or this release of it, does not have.
+        let schema: Schema = snapshot
+            .schema()
+            .as_ref()
+            .try_into_arrow()
+            .or_error(Kind::Refused, context())?;
+        let mapping = Mapping::from_stored(&schema).with_context(context)?;
+        let partition_columns = configuration.metadata().partition_columns().to_vec();
         Ok(Opened {
             directory,
             mapping,
             partition_columns,
-            delta,
+            name: table.clone(),
+            log,
+            snapshot,
         })
     }
 
     /// The version of the log.
     pub fn version(&self) -> u64 {
-        self.delta.version().unwrap_or_default()
+        self.snapshot.version()
+    }
+
+    /// The id that its maker gave it.
+    pub fn id(&self) -> &str {
+        self.snapshot.table_configuration().metadata().id()
+    }
+
+    /// What it demands and how it is set up.
+    pub fn configuration(&self) -> &TableConfiguration {
+        self.snapshot.table_configuration()
+    }
+
+    /// The kernel's table.
+    pub fn snapshot(&self) -> &SnapshotRef {
+        &self.snapshot
+    }
+
+    /// Where its log is.
+    pub fn log_store(&self) -> &LogStoreRef {
+        &self.log
     }
 
     /// The table for the contract.
@@ -283,96 +323,27 @@ impl Opened {
         values.collect()
     }
 
-    /// The active files by key.
+    /// What removes the files of these partitions.
     ///
     /// # Errors
-    /// `Corrupt` if a partition value cannot be read; `Refused` for a deletion vector.
-    pub fn files(&self) -> Result<BTreeMap<PartitionKey, Vec<DataFile>>> {
-        let snapshot = self.delta.snapshot().or_error(Kind::Corrupt, "snapshot")?;
-        let mut files: BTreeMap<PartitionKey, Vec<DataFile>> = BTreeMap::new();
-        for file in snapshot.log_data().iter() {
-            let path = local_path(&file.path())?;
-            if file.deletion_vector_descriptor().is_some() {
-                return Err(Error::refused(format!(
-                    "file {path} has a deletion vector, which is not supported; rewrite the table without"
-                )));
-            }
-            let size = u64::try_from(file.size()).or_error(Kind::Corrupt, "file size")?;
-            let rows = file.num_records().map(|rows| rows as u64);
-            let key = self
-                .key(&file.partition_values_map())
-                .with_context(|| format!("file {path}"))?;
-            files
-                .entry(key)
-                .or_default()
-                .push(DataFile { path, size, rows });
+    /// As [`Lake::open`]; `Corrupt` if a partition value cannot be read.
+    pub async fn removes(&self, keys: &HashSet<PartitionKey>) -> Result<Vec<Remove>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
         }
-        files
-            .values_mut()
-            .for_each(|files| files.sort_by(|a, b| a.path.cmp(&b.path)));
-        Ok(files)
-    }
-
-    /// The Add actions of a partition, for removing them.
-    ///
-    /// # Errors
-    /// `Corrupt` if a partition value cannot be read.
-    pub fn removes(&self, key: &PartitionKey) -> Result<Vec<deltalake::kernel::Remove>> {
-        let snapshot = self.delta.snapshot().or_error(Kind::Corrupt, "snapshot")?;
+        let (name, version) = (&self.name, Some(self.version()));
+        let error = |error| load_error(name, version, error);
+        let snapshot = deltalake::kernel::Snapshot::try_new(self.log.as_ref(), version).await;
+        let snapshot = snapshot.map_err(error)?;
+        let mut files = snapshot.file_views(self.log.as_ref(), None);
         let mut removes = Vec::new();
-        for file in snapshot.log_data().iter() {
-            if self.key(&file.partition_values_map())? == *key {
+        while let Some(file) = files.try_next().await.map_err(error)? {
+            if keys.contains(&self.key(&file.partition_values_map())?) {
                 removes.push(file.remove_action(true));
             }
         }
         Ok(removes)
     }
-
-    /// The partition that these files make.
-    pub fn partition(&self, key: PartitionKey, files: &[DataFile]) -> Partition {
-        Partition {
-            key,
-            rows: files.iter().map(|file| file.rows).sum(),
-            bytes: Some(files.iter().map(|file| file.size).sum()),
-            version: version_of(files),
-            pin: self.version().to_string(),
-        }
-    }
-}
-
-/// Where a file is: the log has paths relative to the table's directory, absolute ones and URLs.
-///
-/// # Errors
-/// `Refused` for a URL of another place than this disk.
-fn local_path(path: &str) -> Result<String> {
-    let remote = || Error::refused(format!("file {path} is not on this disk"));
-    if let Some(rest) = path.strip_prefix("file:") {
-        let rest = match rest.strip_prefix("//") {
-            Some(rest) => rest.strip_prefix("localhost").unwrap_or(rest),
-            None => rest,
-        };
-        return if rest.starts_with('/') {
-            Ok(rest.to_owned())
-        } else {
-            Err(remote())
-        };
-    }
-    match path.split_once("://") {
-        Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric()) => Err(remote()),
-        _ => Ok(path.to_owned()),
-    }
-}
-
-/// A partition's version: XXH3-128 over the paths and sizes of its files in order of path. Names of data files are never used twice, so
-/// equal lists hold equal rows.
-pub fn version_of(files: &[DataFile]) -> Version {
-    let mut text = Vec::new();
-    for file in files {
-        text.extend_from_slice(&(file.path.len() as u64).to_le_bytes());
-        text.extend_from_slice(file.path.as_bytes());
-        text.extend_from_slice(&file.size.to_le_bytes());
-    }
-    Version(format!("{:032x}", xxh3_128(&text)))
 }
 
 /// What an Add must be before it is committed: the crate commits others, and the table cannot be opened after that.

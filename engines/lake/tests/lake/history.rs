@@ -3,8 +3,8 @@
 use std::fs;
 
 use serde_json::json;
-use strait_common::{Kind, Result};
 use strait_common::engine::{Begun, Disposition, Finished, Outcome, PositionState};
+use strait_common::{Kind, Result};
 use strait_conformance::data::{self, Part};
 
 use crate::trace::{Verdict, Watch, is_log_entry};
@@ -197,8 +197,13 @@ async fn a_planned_partition_that_did_not_change_is_read_after_its_version_left_
     world.clean_up().await;
     let expected = a.receipt().unwrap().digest;
     assert_eq!(read(&store, &planned).await.unwrap(), expected);
-    // And once it has changed, it is gone.
-    world.compact_these(adds);
+    // And once it has changed, it is gone for whoever did not see it before.
+    let gone = world.compact_these(adds);
+    let late = world.process().await;
+    let moved = read(&late, &planned).await.unwrap_err();
+    assert_eq!(moved.kind(), Kind::Moved, "{moved}");
+    assert_eq!(read(&store, &planned).await.unwrap(), expected);
+    gone.iter().for_each(|file| fs::remove_file(file).unwrap());
     let moved = read(&store, &planned).await.unwrap_err();
     assert_eq!(moved.kind(), Kind::Moved, "{moved}");
 }
