@@ -72,6 +72,8 @@ struct Arrived {
     request: Request,
     payload: bytes::Bytes,
     lease: Option<Lease>,
+    /// When it was whole.
+    at: Instant,
 }
 
 /// What the stream is busy with, for [`alive`].
@@ -170,6 +172,7 @@ async fn read_wire(
             request,
             payload: bytes::Bytes::new(),
             lease: None,
+            at: Instant::now(),
         };
         if let Request::Frame(frame) = &mut arrived.request {
             if frame.raw_bytes > frame_bytes_max {
@@ -181,6 +184,7 @@ async fn read_wire(
                 arrived.lease = Some(budget.lease_alone(needed).await?);
             }
             arrived.payload = read_payload(frame, &mut messages).await?;
+            arrived.at = Instant::now();
         }
         if to_appender.send(arrived).await.is_err() {
             // The appender has ended, and says why.
@@ -279,15 +283,21 @@ impl Appender {
             let action = self
                 .session
                 .apply(Event::Message(Box::new(arrived.request)))?;
-            self.perform(action, frame).await?;
+            self.perform(action, frame, arrived.at).await?;
         }
         // The source is done with the stream; its last finishes still answer.
         while self.finishes.join_next().await.is_some() {}
         Ok(())
     }
 
-    /// Does what the session decided, feeds the result back, and goes on until it decides to wait.
-    async fn perform(&mut self, mut action: Action, mut frame: Option<Frame>) -> Result<()> {
+    /// Does what the session decided, feeds the result back, and goes on until it decides to wait. The message came at
+    /// `arrived`.
+    async fn perform(
+        &mut self,
+        mut action: Action,
+        mut frame: Option<Frame>,
+        arrived: Instant,
+    ) -> Result<()> {
         let mut credit = false;
         loop {
             let event = match action {
@@ -373,7 +383,9 @@ impl Appender {
             action = self.session.apply(event)?;
         }
         if credit {
-            send(&self.replies, Reply::Credit(v1::Credit { frames: 1 })).await?;
+            let held_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let credit = v1::Credit { frames: 1, held_us };
+            send(&self.replies, Reply::Credit(credit)).await?;
         }
         Ok(())
     }

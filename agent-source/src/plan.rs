@@ -561,5 +561,6 @@ fn summary(agent: &Agent, planned: &Planned, asked: u32) -> v1::PlanSummary {
         release_source: strait_proto::RELEASE.to_owned(),
         release_sink: reply.release.clone(),
         columns: columns.collect(),
+        compression: agent.config.compression.to_string(),
     }
 }

@@ -68,7 +68,9 @@ pub enum Want {
     Assignment,
     /// The next batch of the current partition.
     Batch,
-    /// A reply.
+    /// A reply: leave to send one more frame.
+    Credit,
+    /// Any other reply.
     Reply,
     /// Nothing: the stream has ended well.
     Nothing,
@@ -247,12 +249,10 @@ impl Session {
     /// What to wait for now.
     pub fn want(&self) -> Want {
         match &self.current {
-            Some(current)
-                if current.pending.is_empty() && self.credits > 0 && current.stopping.is_none() =>
-            {
-                Want::Batch
-            }
-            Some(_) => Want::Reply,
+            Some(current) if current.stopping.is_some() => Want::Reply,
+            // What is pending has been sent as far as there is credit.
+            Some(_) if self.credits > 0 => Want::Batch,
+            Some(_) => Want::Credit,
             None if self.draining || self.exhausted => {
                 if self.unanswered_count() == 0 {
                     Want::Nothing

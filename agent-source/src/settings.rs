@@ -8,10 +8,11 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use strait_common::config::{self, ByteSize, NamedUrl, Span};
-use strait_common::frame::Compression;
 use strait_common::telemetry::{self, LogFormat};
 use strait_common::tls::{Dialling, IdentityFiles, Listening};
 use strait_common::{Context, Error, Kind, OrError, Result};
+
+use crate::compression::Policy;
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
@@ -44,9 +45,9 @@ pub struct Settings {
     /// Partitions of a stream whose end is not yet acknowledged [default: 4]
     #[arg(long, env = "STRAIT_SOURCE_FINISHES_MAX", value_name = "N")]
     pub finishes_max: Option<u32>,
-    /// How frames are compressed: none, or zstd with a level as in zstd:1 [default: zstd:1]
+    /// How frames are compressed: auto, none, or zstd with a level as in zstd:1; auto compresses while a stream waits for the network [default: auto]
     #[arg(long, env = "STRAIT_SOURCE_COMPRESSION", value_name = "HOW")]
-    pub compression: Option<CompressionText>,
+    pub compression: Option<Policy>,
     /// Threads for reading and encoding [default: the number of cores]
     #[arg(long, env = "STRAIT_SOURCE_CPU_THREADS", value_name = "N")]
     pub cpu_threads: Option<usize>,
@@ -123,49 +124,6 @@ pub struct UrlSettings {
     pub url: String,
 }
 
-/// `none`, `zstd` or `zstd:LEVEL`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct CompressionText(pub Compression);
-
-impl std::str::FromStr for CompressionText {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<CompressionText> {
-        let wrong = || {
-            Error::config(format!(
-                "'{text}' is no compression; write none, zstd or zstd:LEVEL with a level from 1 to 19"
-            ))
-        };
-        Ok(CompressionText(match text.split_once(':') {
-            None if text == "none" => Compression::None,
-            None if text == "zstd" => Compression::Zstd(1),
-            Some(("zstd", level)) => {
-                let level = level.parse().ok().filter(|level| (1..=19).contains(level));
-                Compression::Zstd(level.ok_or_else(wrong)?)
-            }
-            _ => return Err(wrong()),
-        }))
-    }
-}
-
-impl TryFrom<String> for CompressionText {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<CompressionText> {
-        text.parse()
-    }
-}
-
-impl From<CompressionText> for String {
-    fn from(text: CompressionText) -> String {
-        match text.0 {
-            Compression::None => "none".to_owned(),
-            Compression::Zstd(level) => format!("zstd:{level}"),
-        }
-    }
-}
-
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -188,7 +146,7 @@ pub struct Config {
     /// Unanswered finishes of a stream.
     pub finishes_max: u32,
     /// How frames are compressed.
-    pub compression: Compression,
+    pub compression: Policy,
     /// Threads of the CPU pool.
     pub cpu_threads: usize,
     /// The longest that one call of an engine may take.
@@ -259,7 +217,7 @@ impl Settings {
             compression: self
                 .compression
                 .or(file.compression)
-                .map_or(Compression::Zstd(1), |text| text.0),
+                .unwrap_or(Policy::Auto),
             cpu_threads: self.cpu_threads.or(file.cpu_threads).unwrap_or(cores),
             engine_timeout: span(self.engine_timeout, file.engine_timeout, 120),
             peer_timeout: span(self.peer_timeout, file.peer_timeout, 20),
@@ -365,7 +323,7 @@ impl Config {
             frame_bytes_max: Some(ByteSize(self.frame_bytes_max)),
             chunk_bytes: Some(ByteSize(self.chunk_bytes)),
             finishes_max: Some(self.finishes_max),
-            compression: Some(CompressionText(self.compression)),
+            compression: Some(self.compression),
             cpu_threads: Some(self.cpu_threads),
             engine_timeout: Some(Span(self.engine_timeout)),
             peer_timeout: Some(Span(self.peer_timeout)),

@@ -8,12 +8,11 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::StreamExt;
 use strait_common::budget::{Budget, Lease};
 use strait_common::cpu::CpuPool;
-use strait_common::digest::{Digest, DigestId, digest};
+use strait_common::digest::DigestId;
 use strait_common::engine::{Batch, ReadLimits, Source, Stream as EngineStream};
-use strait_common::frame::{Compression, Encoder};
+use strait_common::frame::Encoder;
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::selection::Selection;
 use strait_common::shutdown::Shutdown;
@@ -27,9 +26,16 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use crate::compression::{Policy, Steps};
 use crate::job::Place;
 use crate::link::{self, Link, Window, silent};
-use crate::session::{Assignment, Encoded, Event, Limits, Report, Session, Step, Want};
+use crate::session::{Assignment, Event, Limits, Report, Session, Step, Want};
+
+mod meter;
+mod read;
+
+use meter::{Meter, Wait};
+use read::{Preparing, Read};
 
 /// What all streams of an attempt share.
 #[derive(Debug)]
@@ -59,7 +65,7 @@ pub struct Attempt {
     /// Unanswered finishes of a stream.
     pub finishes_max: usize,
     /// How frames are compressed.
-    pub compression: Compression,
+    pub compression: Policy,
     /// What a stream holds of this agent's budget.
     pub stream_bytes: u64,
     /// The budget.
@@ -139,6 +145,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         chunk_bytes: attempt.chunk_bytes,
         finishes_max: attempt.finishes_max,
     };
+    let steps = Steps::new(attempt.compression);
     let mut stream = Stream {
         session: Session::new(limits, attempt.digest_id.clone(), attempt.selection.text()),
         attempt,
@@ -149,7 +156,9 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         heard: Instant::now(),
         busy: None,
         sink_timeout: sink_timeout(attempt, &opened),
-        encoder: Some(Encoder::new(attempt.compression)?),
+        encoder: Some(Encoder::new(steps.compression())?),
+        steps,
+        meter: Meter::new(Instant::now()),
         reader: None,
         budget,
         _lease: lease,
@@ -174,6 +183,8 @@ struct Stream<'a, B> {
     /// After so long in one phase the sink gives its engine up itself.
     sink_timeout: Duration,
     encoder: Option<Encoder>,
+    steps: Steps,
+    meter: Meter,
     reader: Option<EngineStream<Batch>>,
     budget: Budget,
     _lease: Lease,
@@ -187,13 +198,6 @@ enum Worked {
     Assigned(Option<Box<Assignment>>),
     /// The next batch; the reader and the encoder come back, and the lease of an oversized row.
     Read(Box<Read>),
-}
-
-struct Read {
-    encoder: Encoder,
-    reader: Option<EngineStream<Batch>>,
-    event: Event,
-    lease: Option<Lease>,
 }
 
 impl<B: Board> Stream<'_, B> {
@@ -216,10 +220,11 @@ impl<B: Board> Stream<'_, B> {
                         Ok(Worked::Assigned(board.next().await?.map(Box::new)))
                     })),
                     Want::Batch => Some(self.read()?),
-                    Want::Reply => None,
+                    Want::Credit | Want::Reply => None,
                 };
             }
             let silence = self.heard + attempt.peer_timeout;
+            let (wait, waiting) = (self.wait(work.is_some()), Instant::now());
             tokio::select! {
                 biased;
                 () = attempt.shutdown.cancelled() => return Err(Error::cancelled("stopped")),
@@ -229,11 +234,16 @@ impl<B: Board> Stream<'_, B> {
                 }
                 reply = next_reply(&mut self.replies) => {
                     self.heard = Instant::now();
+                    self.meter.waited(wait, self.heard - waiting);
                     let reply = reply?;
+                    if let Reply::Credit(credit) = &reply {
+                        self.meter.credited(Duration::from_micros(credit.held_us));
+                    }
                     self.check_busy(&reply)?;
                     self.apply(Event::Reply(reply)).await?;
                 }
                 permit = to_wire.reserve(), if !self.outbox.is_empty() => {
+                    self.meter.waited(wait, waiting.elapsed());
                     let permit = permit.map_err(|_| gone())?;
                     if let Some(request) = self.outbox.pop_front() {
                         permit.send(message(request));
@@ -244,7 +254,8 @@ impl<B: Board> Stream<'_, B> {
                     match worked? {
                         Worked::Assigned(assignment) => self.assigned(assignment).await?,
                         Worked::Read(read) => {
-                            let Read { encoder, reader, event, lease } = *read;
+                            self.count(&read);
+                            let Read { encoder, reader, event, lease, .. } = *read;
                             self.encoder = Some(encoder);
                             // The partition may have been answered, or left, while it was read.
                             if self.session.want() == Want::Batch {
@@ -332,76 +343,57 @@ impl<B: Board> Stream<'_, B> {
         Ok(())
     }
 
-    /// The next batch: read, filtered, digested, encoded.
+    /// Begins to prepare the next batch.
     fn read(&mut self) -> Result<Work<'static>> {
         let mut encoder = self
             .encoder
             .take()
             .ok_or_else(|| Error::internal("a batch is being encoded"))?;
-        let mut reader = self
+        let reader = self
             .reader
             .take()
             .ok_or_else(|| Error::internal("no partition is open"))?;
+        encoder.set(self.steps.compression())?;
         let attempt = self.attempt;
-        let (selection, cpu, budget) = (
-            attempt.selection.clone(),
-            attempt.cpu.clone(),
-            self.budget.clone(),
-        );
-        let frame_bytes_max = attempt.window.frame_bytes_max;
+        let preparing = Preparing {
+            selection: attempt.selection.clone(),
+            cpu: attempt.cpu.clone(),
+            budget: self.budget.clone(),
+            frame_bytes_max: attempt.window.frame_bytes_max,
+        };
         Ok(Box::pin(async move {
-            let batch = match reader.next().await.transpose() {
-                Ok(Some(batch)) => batch,
-                Ok(None) => {
-                    return Ok(Worked::Read(Box::new(Read {
-                        encoder,
-                        reader: None,
-                        event: Event::End,
-                        lease: None,
-                    })));
-                }
-                Err(error) => {
-                    return Ok(Worked::Read(Box::new(Read {
-                        encoder,
-                        reader: None,
-                        event: Event::ReadFailed(error),
-                        lease: None,
-                    })));
-                }
-            };
-            let bytes = batch_bytes(&batch);
-            let lease = if bytes > frame_bytes_max {
-                match budget.lease_alone(bytes.saturating_mul(2)).await {
-                    Ok(lease) => Some(lease),
-                    Err(error) => {
-                        let error = error.context(format!("a row of {bytes} bytes"));
-                        return Ok(Worked::Read(Box::new(Read {
-                            encoder,
-                            reader: None,
-                            event: Event::ReadFailed(error),
-                            lease: None,
-                        })));
-                    }
-                }
-            } else {
-                None
-            };
-            let encode = move || {
-                let encoded = encode(&mut encoder, &selection, batch, frame_bytes_max);
-                Ok((encoder, encoded))
-            };
-            let (encoder, encoded) = cpu.run(encode).await?;
-            let event = match encoded {
-                Ok(encoded) => Event::Batch(encoded),
-                Err(error) => Event::ReadFailed(error),
-            };
-            Ok(Worked::Read(Box::new(Read {
-                encoder,
-                reader: Some(reader),
-                event,
-                lease,
-            })))
+            let read = preparing.next(encoder, reader).await?;
+            Ok(Worked::Read(Box::new(read)))
         }))
+    }
+
+    /// A batch is ready; it is time to decide how the next ones are compressed, or not.
+    fn count(&mut self, read: &Read) {
+        let Event::Batch(encoded) = &read.event else {
+            return;
+        };
+        let frames = encoded.frames.len() as u64;
+        if let Some(spent) = self.meter.encoded(frames, read.encoding, Instant::now()) {
+            let before = self.steps.compression();
+            self.steps.decide(spent);
+            let now = self.steps.compression();
+            if now != before {
+                tracing::debug!(?before, ?now, ?spent, "frames are compressed otherwise");
+            }
+        }
+    }
+
+    /// What the stream waits for if nothing of its own is under way.
+    fn wait(&self, working: bool) -> Wait {
+        if working {
+            Wait::Other
+        } else if !self.outbox.is_empty() {
+            Wait::Wire
+        } else if self.session.want() == Want::Credit {
+            Wait::Credit
+        } else {
+            Wait::Other
+        }
     }
 
     async fn apply(&mut self, event: Event) -> Result<()> {
@@ -439,41 +431,6 @@ fn drop_if_idle(lease: &mut Option<Lease>, outbox: &VecDeque<Request>) {
     if outbox.is_empty() {
         *lease = None;
     }
-}
-
-fn encode(
-    encoder: &mut Encoder,
-    selection: &Selection,
-    batch: Batch,
-    frame_bytes_max: u64,
-) -> Result<Encoded> {
-    let selected = selection.filter(&batch.records)?;
-    drop(batch.records);
-    let rows = selected.num_rows() as u64;
-    let digest = if rows > 0 {
-        digest(&selected)?
-    } else {
-        Digest::default()
-    };
-    let frames = encoder.encode(&selected, frame_bytes_max)?;
-    Ok(Encoded {
-        frames,
-        end: batch.end,
-        rows,
-        digest,
-    })
-}
-
-fn batch_bytes(batch: &Batch) -> u64 {
-    use arrow::array::Array;
-    let bytes = batch.records.columns().iter().map(|column| {
-        // What the slice uses; what it shares with others is not its own.
-        column
-            .to_data()
-            .get_slice_memory_size()
-            .unwrap_or_else(|_| column.get_array_memory_size()) as u64
-    });
-    bytes.sum()
 }
 
 async fn next_reply(replies: &mut Streaming<v1::CopyReply>) -> Result<Reply> {

@@ -281,7 +281,7 @@ fn what_is_wrong_is_named_with_what_to_write() {
         ),
         (
             format!("compression = \"gzip\"\n{URLS}"),
-            "line 1: compression: 'gzip' is no compression; write none, zstd or zstd:LEVEL",
+            "line 1: compression: 'gzip' is no compression; write auto, none, zstd or zstd:LEVEL",
         ),
         (
             format!("compression = \"zstd:20\"\n{URLS}"),

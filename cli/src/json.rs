@@ -122,6 +122,8 @@ pub(crate) struct Plan {
     pub(crate) memory_bytes_source: u64,
     pub(crate) memory_bytes_sink: u64,
     pub(crate) free_bytes_sink: Option<u64>,
+    /// auto, none, zstd:LEVEL.
+    pub(crate) compression: String,
     pub(crate) rows: Option<u64>,
     pub(crate) bytes: Option<u64>,
     pub(crate) to_copy: u64,

@@ -446,6 +446,7 @@ async fn the_fields_of_json_are_the_documented_ones() {
             ("memory_bytes_source", Is::Number),
             ("memory_bytes_sink", Is::Number),
             ("free_bytes_sink", Is::NumberOrNull),
+            ("compression", Is::Text),
             ("rows", Is::NumberOrNull),
             ("bytes", Is::NumberOrNull),
             ("to_copy", Is::Number),
@@ -549,6 +550,7 @@ async fn a_plan_says_what_would_happen_and_moves_nothing() {
     );
     assert!(plan["bytes"].as_u64().unwrap() > 0);
     assert!(plan["streams"].as_u64().unwrap() >= 1);
+    assert_eq!(plan["compression"], "auto");
     for side in ["source", "sink"] {
         let number = |name: &str| plan[format!("{name}_{side}").as_str()].as_u64().unwrap();
         assert_eq!(

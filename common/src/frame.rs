@@ -52,17 +52,33 @@ impl Encoder {
     /// # Errors
     /// `Config` if zstd does not know the level.
     pub fn new(compression: Compression) -> Result<Encoder> {
-        let zstd = match compression {
-            Compression::None => None,
-            Compression::Zstd(level) => {
-                let zstd = zstd::bulk::Compressor::new(level);
-                Some(zstd.or_error(Kind::Config, format!("zstd level {level}"))?)
+        let mut encoder = Encoder {
+            zstd: None,
+            raw: Vec::new(),
+        };
+        encoder.set(compression)?;
+        Ok(encoder)
+    }
+
+    /// Compresses like this from the next frame on. Every frame says for itself whether it is compressed, so a stream may change at any of them.
+    ///
+    /// # Errors
+    /// `Config` if zstd does not know the level.
+    pub fn set(&mut self, compression: Compression) -> Result<()> {
+        self.zstd = match (compression, self.zstd.take()) {
+            (Compression::None, _) => None,
+            (Compression::Zstd(level), kept) => {
+                let context = || format!("zstd level {level}");
+                let mut zstd = match kept {
+                    Some(zstd) => zstd,
+                    None => zstd::bulk::Compressor::new(level).or_error(Kind::Config, context())?,
+                };
+                zstd.set_compression_level(level)
+                    .or_error(Kind::Config, context())?;
+                Some(zstd)
             }
         };
-        Ok(Encoder {
-            zstd,
-            raw: Vec::new(),
-        })
+        Ok(())
     }
 
     /// The frames of a batch, in order, each of at most `frame_bytes_max` raw bytes unless it is a single row. No frame for no rows.
@@ -322,6 +338,33 @@ mod tests {
             );
             assert_eq!(joined.num_rows(), 900);
         }
+    }
+
+    #[test]
+    fn compression_changes_from_one_frame_to_the_next() {
+        let batch = batch(1000, 40);
+        let mut encoder = Encoder::new(Compression::None).unwrap();
+        let mut decoder = Decoder::new(batch.schema()).unwrap();
+        let levels = [
+            Compression::None,
+            Compression::Zstd(1),
+            Compression::Zstd(19),
+            Compression::Zstd(1),
+            Compression::None,
+        ];
+        let sizes: Vec<usize> = levels
+            .into_iter()
+            .map(|level| {
+                encoder.set(level).unwrap();
+                let frame = encoder.encode(&batch, 1 << 20).unwrap().remove(0);
+                assert_eq!(frame.compressed, level != Compression::None);
+                let bytes = frame.payload.len();
+                assert_eq!(decoder.decode(frame).unwrap(), batch, "{level:?}");
+                bytes
+            })
+            .collect();
+        assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
+        assert_eq!((sizes[1], sizes[0]), (sizes[3], sizes[4]), "{sizes:?}");
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl Transfer for Service {
                 tokio::select! {
                     message = messages.message() => match message?.and_then(|message| message.body) {
                         Some(v1::copy_request::Body::Frame(_)) if gives_credit => {
-                            let _ = replies.send(reply(Reply::Credit(v1::Credit { frames: CREDIT }))).await;
+                            let _ = replies.send(reply(Reply::Credit(v1::Credit { frames: CREDIT, held_us: 0 }))).await;
                         }
                         Some(v1::copy_request::Body::Begin(begin)) => ordinal = begin.ordinal,
                         Some(v1::copy_request::Body::Skip(_)) => {

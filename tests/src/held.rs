@@ -56,6 +56,8 @@ pub struct Hand {
 struct Seen {
     /// By label of the partition: rows that were appended, over all attempts.
     appended: BTreeMap<String, u64>,
+    /// Appends of all partitions: each is a frame.
+    appends: u64,
     /// The rows from which each begin went on.
     begun_from: BTreeMap<String, Vec<u64>>,
     checkpoints: BTreeMap<String, u64>,
@@ -105,6 +107,11 @@ impl Hand {
     /// Nothing is held any more.
     pub fn release(&self) {
         self.held.send_replace(None);
+    }
+
+    /// How many frames the engine has taken.
+    pub fn appends(&self) -> u64 {
+        self.seen().appends
     }
 
     /// Waits until the engine has been asked for what is held.
@@ -304,12 +311,9 @@ impl PartitionWriter for HeldWriter {
         self.hand.pass(Act::Append, &self.label).await;
         let rows = records.num_rows() as u64;
         self.below.append(records).await?;
-        *self
-            .hand
-            .seen()
-            .appended
-            .entry(self.label.clone())
-            .or_default() += rows;
+        let mut seen = self.hand.seen();
+        *seen.appended.entry(self.label.clone()).or_default() += rows;
+        seen.appends += 1;
         Ok(())
     }
 

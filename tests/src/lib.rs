@@ -5,6 +5,7 @@
 //! Nothing here asserts a time. Whatever is waited for has a bound, after which the test fails and says what it waited for.
 
 pub mod agents;
+pub mod demo;
 pub mod fake_sink;
 pub mod held;
 pub mod lakes;

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -123,6 +124,21 @@ impl AgentProcess {
     /// What it has logged.
     pub fn log(&self) -> String {
         read(&self.log)
+    }
+
+    /// CPU time that it has taken so far, in user and kernel mode, to the hundredth of a second.
+    pub fn cpu(&self) -> Duration {
+        let pid = self.child.id().expect("it is under way");
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
+        // The second field is the program's name in brackets, which may hold anything; the times are the 14th and the 15th.
+        let (_, rest) = stat.rsplit_once(')').expect("a name");
+        let ticks: u64 = rest
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().expect("a number"))
+            .sum();
+        Duration::from_millis(ticks * 10)
     }
 
     /// Sends a signal.

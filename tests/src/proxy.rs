@@ -1,13 +1,15 @@
 //! A network between the agents that can stall: connections stay open and nothing passes, in both directions, which is what a half-open connection
-//! looks like to both ends. It can also be made to stall by itself after so many bytes.
+//! looks like to both ends. It can also be made to stall by itself after so many bytes, and to be slow.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// How the network is.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +17,12 @@ struct Weather {
     stalled: bool,
     /// Bytes that may still pass towards the target before it stalls.
     budget: Option<u64>,
+    /// Bytes a second towards the target, over all connections.
+    rate: Option<u64>,
+    /// When what was taken has passed at that rate.
+    free_at: Instant,
+    /// Bytes that have come, to be passed on towards the target.
+    taken: u64,
 }
 
 /// The network. Dropping it closes every connection.
@@ -33,6 +41,9 @@ impl Proxy {
         let weather = watch::Sender::new(Weather {
             stalled: false,
             budget: None,
+            rate: None,
+            free_at: Instant::now(),
+            taken: 0,
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, target, weather.clone()));
@@ -59,6 +70,17 @@ impl Proxy {
             .send_modify(|weather| weather.budget = Some(bytes));
     }
 
+    /// From now on only so many bytes a second go towards the target.
+    pub fn throttle(&self, bytes_per_second: u64) {
+        self.weather
+            .send_modify(|weather| weather.rate = Some(bytes_per_second));
+    }
+
+    /// Bytes that were taken to be passed on towards the target, so far.
+    pub fn taken(&self) -> u64 {
+        self.weather.borrow().taken
+    }
+
     /// Waits until it has stalled.
     pub async fn stalled(&self) {
         let mut weather = self.weather.subscribe();
@@ -72,10 +94,7 @@ impl Proxy {
     /// Everything passes again.
     pub fn heal(&self) {
         self.weather.send_modify(|weather| {
-            *weather = Weather {
-                stalled: false,
-                budget: None,
-            };
+            (weather.stalled, weather.budget, weather.rate) = (false, None, None);
         });
     }
 }
@@ -120,12 +139,22 @@ async fn pass(
             return;
         };
         if counted {
+            let mut passes_at = None;
             weather.send_modify(|weather| {
+                weather.taken += read as u64;
+                if let Some(rate) = weather.rate {
+                    let takes = Duration::from_secs_f64(read as f64 / rate as f64);
+                    weather.free_at = weather.free_at.max(Instant::now()) + takes;
+                    passes_at = Some(weather.free_at);
+                }
                 if let Some(budget) = &mut weather.budget {
                     *budget = budget.saturating_sub(read as u64);
                     weather.stalled |= *budget == 0;
                 }
             });
+            if let Some(passes_at) = passes_at {
+                tokio::time::sleep_until(passes_at).await;
+            }
         }
         if changes.wait_for(|weather| !weather.stalled).await.is_err() {
             return;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use agent_source::compression::Policy;
 use agent_source::link::{Link, Window};
 use agent_source::session::{Assignment, Report};
 use agent_source::stream::{self, Attempt, Board, Ended};
@@ -96,7 +97,7 @@ async fn a_partition_that_comes_after_the_soft_stop_is_left_unread() {
         },
         chunk_bytes: 1 << 20,
         finishes_max: 1,
-        compression: Compression::None,
+        compression: Policy::Fixed(Compression::None),
         stream_bytes: 1 << 20,
         budget: Budget::new(64 << 20).expect("a budget"),
         cpu: CpuPool::new(1),

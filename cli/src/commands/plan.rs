@@ -59,6 +59,7 @@ pub(crate) async fn run(
         memory_bytes_source: summary.memory_bytes_source,
         memory_bytes_sink: summary.memory_bytes_sink,
         free_bytes_sink: summary.free_bytes_sink,
+        compression: summary.compression,
         rows: totals.rows,
         bytes: totals.bytes,
         to_copy: totals.to_copy,
@@ -137,6 +138,7 @@ fn text(
         summary.streams_admitted_sink,
         format::bytes(summary.stream_bytes_sink)
     ));
+    lines.push(format!("compression: {}", summary.compression));
     if let Some(free) = summary.free_bytes_sink {
         lines.push(format!("free at the sink: {}", format::bytes(free)));
     }

@@ -326,7 +326,10 @@ impl Copy {
             action = self.session.apply(event)?;
         }
         if credit {
-            replies.push(Down::Reply(Reply::Credit(v1::Credit { frames: 1 })));
+            replies.push(Down::Reply(Reply::Credit(v1::Credit {
+                frames: 1,
+                held_us: 0,
+            })));
         }
         Ok((replies, asked))
     }

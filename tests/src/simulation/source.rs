@@ -531,7 +531,7 @@ impl SourceAgent {
             return Ok(idle);
         };
         match session.want() {
-            Want::Reply => Ok(idle),
+            Want::Credit | Want::Reply => Ok(idle),
             Want::Nothing => Ok(Turn {
                 ended: true,
                 ..Turn::default()

@@ -322,7 +322,7 @@ impl World {
                 Desk::Busy(_, _, attempt) => {
                     for (&stream, end) in &attempt.streams {
                         let wants = end.session.as_ref().map(|session| session.want());
-                        if wants.is_some_and(|want| want != Want::Reply) {
+                        if wants.is_some_and(|want| !matches!(want, Want::Credit | Want::Reply)) {
                             acts.push(Act::Turn(at, stream));
                         }
                     }

@@ -1,0 +1,136 @@
+//! The next rows of a partition, prepared for the wire: read, filtered, digested, encoded.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use strait_common::Result;
+use strait_common::budget::{Budget, Lease};
+use strait_common::cpu::CpuPool;
+use strait_common::digest::{Digest, digest};
+use strait_common::engine::{Batch, Stream as EngineStream};
+use strait_common::frame::Encoder;
+use strait_common::selection::Selection;
+use tokio::time::Instant;
+
+use crate::session::{Encoded, Event};
+
+/// What preparing needs beside the partition's reader and the stream's encoder.
+#[derive(Debug)]
+pub(super) struct Preparing {
+    pub(super) selection: Selection,
+    pub(super) cpu: CpuPool,
+    pub(super) budget: Budget,
+    pub(super) frame_bytes_max: u64,
+}
+
+/// What came of it. The encoder comes back, and the reader unless it is at its end.
+pub(super) struct Read {
+    pub(super) encoder: Encoder,
+    pub(super) reader: Option<EngineStream<Batch>>,
+    pub(super) event: Event,
+    /// What pays for an oversized row.
+    pub(super) lease: Option<Lease>,
+    /// How long encoding took, without waiting for its turn.
+    pub(super) encoding: Duration,
+}
+
+impl Read {
+    fn over(encoder: Encoder, event: Event) -> Read {
+        Read {
+            encoder,
+            reader: None,
+            event,
+            lease: None,
+            encoding: Duration::ZERO,
+        }
+    }
+}
+
+impl Preparing {
+    /// The next batch. What fails of the partition is an event, since the stream outlives it.
+    ///
+    /// # Errors
+    /// `Internal` if encoding panics.
+    pub(super) async fn next(
+        self,
+        mut encoder: Encoder,
+        mut reader: EngineStream<Batch>,
+    ) -> Result<Read> {
+        let batch = match reader.next().await.transpose() {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Ok(Read::over(encoder, Event::End)),
+            Err(error) => return Ok(Read::over(encoder, Event::ReadFailed(error))),
+        };
+        let lease = match self.oversized(&batch).await {
+            Ok(lease) => lease,
+            Err(error) => return Ok(Read::over(encoder, Event::ReadFailed(error))),
+        };
+        let (selection, frame_bytes_max) = (self.selection, self.frame_bytes_max);
+        let work = move || {
+            let encoded = encode(&mut encoder, &selection, batch, frame_bytes_max);
+            Ok((encoder, encoded))
+        };
+        let (encoder, encoded) = self.cpu.run(work).await?;
+        let (event, encoding) = match encoded {
+            Ok((encoded, encoding)) => (Event::Batch(encoded), encoding),
+            Err(error) => (Event::ReadFailed(error), Duration::ZERO),
+        };
+        Ok(Read {
+            encoder,
+            reader: Some(reader),
+            event,
+            lease,
+            encoding,
+        })
+    }
+
+    /// A row that is larger than a frame takes a lease of its own before it is encoded.
+    async fn oversized(&self, batch: &Batch) -> Result<Option<Lease>> {
+        let bytes = batch_bytes(batch);
+        if bytes <= self.frame_bytes_max {
+            return Ok(None);
+        }
+        let lease = self.budget.lease_alone(bytes.saturating_mul(2)).await;
+        lease
+            .map(Some)
+            .map_err(|error| error.context(format!("a row of {bytes} bytes")))
+    }
+}
+
+/// The selected rows, encoded, and how long only that took.
+fn encode(
+    encoder: &mut Encoder,
+    selection: &Selection,
+    batch: Batch,
+    frame_bytes_max: u64,
+) -> Result<(Encoded, Duration)> {
+    let selected = selection.filter(&batch.records)?;
+    drop(batch.records);
+    let rows = selected.num_rows() as u64;
+    let digest = if rows > 0 {
+        digest(&selected)?
+    } else {
+        Digest::default()
+    };
+    let begun = Instant::now();
+    let frames = encoder.encode(&selected, frame_bytes_max)?;
+    let encoded = Encoded {
+        frames,
+        end: batch.end,
+        rows,
+        digest,
+    };
+    Ok((encoded, begun.elapsed()))
+}
+
+fn batch_bytes(batch: &Batch) -> u64 {
+    use arrow::array::Array;
+    let bytes = batch.records.columns().iter().map(|column| {
+        // What the slice uses; what it shares with others is not its own.
+        column
+            .to_data()
+            .get_slice_memory_size()
+            .unwrap_or_else(|_| column.get_array_memory_size()) as u64
+    });
+    bytes.sum()
+}
