@@ -15,6 +15,7 @@ use strait_common::{Error, Result};
 use tokio_util::task::TaskTracker;
 
 use crate::link::Link;
+use crate::pace::Pacer;
 use crate::runner::{self, Live};
 use crate::runs::{RunRow, RunStore};
 use crate::settings::Config;
@@ -26,6 +27,8 @@ pub struct Agent {
     pub config: Config,
     /// The bound on memory.
     pub budget: Budget,
+    /// The bound on bandwidth.
+    pub pacer: Pacer,
     /// Where CPU work runs.
     pub cpu: CpuPool,
     /// The two signals.
@@ -60,6 +63,7 @@ impl Agent {
             .collect();
         let agent = Agent {
             budget: Budget::new(config.memory_bytes)?,
+            pacer: Pacer::new(config.bandwidth_max, config.frame_bytes_max),
             cpu,
             shutdown,
             answers: TaskTracker::new(),

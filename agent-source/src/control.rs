@@ -418,6 +418,7 @@ fn run_message(snapshot: &Snapshot) -> v1::Run {
         epoch: row.epoch,
         phase: snapshot.phase.to_owned(),
         warnings: row.warnings.clone(),
+        bandwidth_max: row.bandwidth_max,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::agent::{Agent, now_ns};
 use crate::answers::Answers;
 use crate::job::{Job, Spec};
 use crate::link::{self, Link, Window};
+use crate::pace;
 use crate::run::{Standing, standing};
 use crate::runner;
 use crate::runs::{RunRow, Status};
@@ -238,6 +239,7 @@ pub struct Streams {
 /// # Errors
 /// As [`plan`].
 pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<Started> {
+    check_bandwidth(agent, request.bandwidth_max)?;
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
     if let Some(started) = under_way(agent, &spec, request.again).await? {
         return Ok(started);
@@ -253,7 +255,11 @@ pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<S
     if let Some(started) = under_way(agent, &spec, request.again).await? {
         return Ok(started);
     }
-    begin(agent, planned, RunId::random(), request.streams)
+    let limits = Limits {
+        streams: request.streams,
+        bandwidth_max: request.bandwidth_max,
+    };
+    begin(agent, planned, RunId::random(), limits)
         .await
         .map(|row| Started::New(Box::new(row)))
 }
@@ -310,6 +316,25 @@ pub enum Started {
     Owned(RunId, String),
 }
 
+/// What an operator allows a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// At most this many streams at a time; the agent's own limit if 0.
+    pub streams: u32,
+    /// The most that its frames take on the wire, in bytes a second.
+    pub bandwidth_max: Option<u64>,
+}
+
+fn check_bandwidth(agent: &Agent, bandwidth_max: Option<u64>) -> Result<()> {
+    bandwidth_max.map_or(Ok(()), |bandwidth_max| {
+        pace::check(
+            "--bandwidth-max",
+            bandwidth_max,
+            agent.config.frame_bytes_max,
+        )
+    })
+}
+
 /// Stores the plan under this id and begins to drive it.
 ///
 /// # Errors
@@ -318,11 +343,12 @@ pub async fn begin(
     agent: &Arc<Agent>,
     planned: Planned,
     id: RunId,
-    streams: u32,
+    limits: Limits,
 ) -> Result<RunRow> {
     let row = RunRow {
         id,
-        streams: planned.streams(agent, streams).admitted,
+        streams: planned.streams(agent, limits.streams).admitted,
+        bandwidth_max: limits.bandwidth_max,
         status: Status::Planned,
         created_at: agent.now_s(),
         started_at: 0,
@@ -386,7 +412,7 @@ pub async fn adopt(agent: &Arc<Agent>, id: &str, to: &str) -> Result<RunRow> {
     }
     // The claim's own text, so that the sink knows the job again.
     planned.job = job;
-    begin(agent, planned, id, 0).await
+    begin(agent, planned, id, Limits::default()).await
 }
 
 /// Gives a run up at the sink: discards what it staged there and ends its claim.
@@ -445,6 +471,8 @@ pub async fn show(
     request: v1::PlanRequest,
     answers: &Answers<v1::PlanReply>,
 ) -> Result<()> {
+    check_bandwidth(agent, request.bandwidth_max)?;
+    let bandwidth_max = least(request.bandwidth_max, agent.config.bandwidth_max);
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
     let planned = plan(agent, spec, false, now_ns(), true).await?;
     let send = |body| answers.send(v1::PlanReply { body: Some(body) });
@@ -452,6 +480,7 @@ pub async fn show(
         agent,
         &planned,
         request.streams,
+        bandwidth_max,
     )))
     .await?;
     let receipts = receipts(&planned).await?;
@@ -460,6 +489,7 @@ pub async fn show(
         bytes: Some(0),
         ..v1::PlanTotals::default()
     };
+    let mut bytes_to_copy = Some(0u64);
     let mut pages = planned.partitions().await?.chunks(500);
     let nobody = RunId::from_u128(0);
     while let Some(page) = pages.next().await {
@@ -476,7 +506,11 @@ pub async fn show(
             };
             totals.partitions += 1;
             match action {
-                "copy" => totals.to_copy += 1,
+                "copy" => {
+                    totals.to_copy += 1;
+                    let both = bytes_to_copy.zip(partition.bytes);
+                    bytes_to_copy = both.map(|(sum, bytes)| sum.saturating_add(bytes));
+                }
                 "already" => totals.already += 1,
                 _ => totals.refused += 1,
             }
@@ -498,7 +532,15 @@ pub async fn show(
         }
         send(v1::plan_reply::Body::Page(v1::PlanPage { partitions })).await?;
     }
+    totals.least_ms = bytes_to_copy
+        .zip(bandwidth_max)
+        .map(|(bytes, bandwidth)| bytes.saturating_mul(1000) / bandwidth.max(1));
     send(v1::plan_reply::Body::Totals(totals)).await
+}
+
+/// The lower of two limits, each of which may be missing.
+fn least(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }
 
 fn committed(receipt: &Receipt) -> strait_common::engine::Position {
@@ -529,7 +571,12 @@ async fn receipts(planned: &Planned) -> Result<HashMap<String, Receipt>> {
     Ok(receipts)
 }
 
-fn summary(agent: &Agent, planned: &Planned, asked: u32) -> v1::PlanSummary {
+fn summary(
+    agent: &Agent,
+    planned: &Planned,
+    asked: u32,
+    bandwidth_max: Option<u64>,
+) -> v1::PlanSummary {
     let streams = planned.streams(agent, asked);
     let reply = &planned.reply;
     let columns = planned
@@ -562,5 +609,6 @@ fn summary(agent: &Agent, planned: &Planned, asked: u32) -> v1::PlanSummary {
         release_sink: reply.release.clone(),
         columns: columns.collect(),
         compression: agent.config.compression.to_string(),
+        bandwidth_max,
     }
 }

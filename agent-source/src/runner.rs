@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::agent::Agent;
 use crate::job::Job;
 use crate::link::{self, Link, Window};
+use crate::pace::Share;
 use crate::run::{Run, Verdict, status_after};
 use crate::runs::{RunRow, RunStore, Status};
 use crate::stream::{self, Attempt, Ended};
@@ -52,6 +53,8 @@ pub struct Live {
     changed: Notify,
     /// Stops this run alone.
     pub shutdown: Shutdown,
+    /// Its share of the agent's bandwidth, over all its attempts.
+    bandwidth: Share,
     began: Instant,
     /// Set when an operator asked for the stop, which ends the run rather than leaving it for the next start.
     cancelled: std::sync::atomic::AtomicBool,
@@ -146,6 +149,7 @@ pub fn live(agent: &Agent, row: RunRow, shutdown: Shutdown) -> Result<Live> {
     };
     let run = Run::load(agent.open_store()?, row.id, backoff)?;
     Ok(Live {
+        bandwidth: agent.pacer.share(row.bandwidth_max),
         run: Arc::new(Mutex::new(run)),
         state: Mutex::new(LiveState {
             row,
@@ -305,6 +309,7 @@ async fn attempt(
         chunk_bytes: agent.config.chunk_bytes,
         finishes_max: agent.config.finishes_max as usize,
         compression: agent.config.compression,
+        bandwidth: live.bandwidth.clone(),
         stream_bytes: agent.stream_bytes(source.read_bytes(&table)),
         budget: agent.budget.clone(),
         cpu: agent.cpu.clone(),

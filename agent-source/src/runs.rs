@@ -115,6 +115,8 @@ pub struct RunRow {
     pub job: Job,
     /// At most this many streams.
     pub streams: u32,
+    /// The most that its frames take on the wire, in bytes a second.
+    pub bandwidth_max: Option<u64>,
     /// How it stands.
     pub status: Status,
     /// Seconds since 1970; 0 where it has not happened.
@@ -234,7 +236,8 @@ const SCHEMA: &str = "
         elapsed_ms INTEGER NOT NULL DEFAULT 0,
         message TEXT NOT NULL DEFAULT '',
         kind TEXT,
-        warnings TEXT NOT NULL DEFAULT '[]'
+        warnings TEXT NOT NULL DEFAULT '[]',
+        bandwidth_max INTEGER
     ) STRICT;
     CREATE TABLE IF NOT EXISTS partitions (
         run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
@@ -262,10 +265,13 @@ const SCHEMA: &str = "
 ";
 
 /// The version of [`SCHEMA`], in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
+
+/// What version 1 lacks.
+const SCHEMA_FROM_1: &str = "ALTER TABLE runs ADD COLUMN bandwidth_max INTEGER";
 
 const RUN_COLUMNS: &str = "id, job, streams, status, created_at, started_at, ended_at, attempts, epoch, retries, elapsed_ms, \
-     message, kind, warnings";
+     message, kind, warnings, bandwidth_max";
 const PARTITION_COLUMNS: &str = "seq, key, version, pin, rows, bytes, state, attempts, moved, sent_rows, raw_bytes, \
      wire_bytes, elapsed_ms, receipt, message, kind";
 
@@ -306,9 +312,14 @@ impl RunStore {
                 "it has format {version}, this release knows up to {SCHEMA_VERSION}; use the newer release"
             )));
         }
-        db.execute_batch(SCHEMA).or_error(Kind::Config, context)?;
-        db.pragma_update(None, "user_version", SCHEMA_VERSION)
+        // All of a change or nothing of it.
+        let change = if version == 1 { SCHEMA_FROM_1 } else { SCHEMA };
+        if version < SCHEMA_VERSION {
+            db.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {change}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+            ))
             .or_error(Kind::Config, context)?;
+        }
         Ok(RunStore { db })
     }
 
@@ -324,7 +335,7 @@ impl RunStore {
         let transaction = self.db.transaction().or_error(Kind::Unavailable, WRITE)?;
         transaction
             .execute(
-                "INSERT INTO runs (id, job, streams, status, created_at, warnings) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO runs (id, job, streams, status, created_at, warnings, bandwidth_max) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 params![
                     run.id.to_string(),
                     run.job.to_json()?,
@@ -332,6 +343,7 @@ impl RunStore {
                     run.status.name(),
                     run.created_at,
                     serde_json::to_string(&run.warnings).unwrap_or_else(|_| "[]".to_owned()),
+                    run.bandwidth_max.map(to_sql),
                 ],
             )
             .or_error(Kind::Unavailable, WRITE)?;
@@ -643,6 +655,10 @@ fn run_row(row: &Row<'_>) -> Result<RunRow> {
             .map(kind)
             .or_error(Kind::Corrupt, READ)?,
         warnings: serde_json::from_str(&text("warnings")?).unwrap_or_default(),
+        bandwidth_max: row
+            .get::<_, Option<i64>>("bandwidth_max")
+            .or_error(Kind::Corrupt, READ)?
+            .map(from_sql),
     })
 }
 

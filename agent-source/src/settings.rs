@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use strait_common::config::{self, ByteSize, NamedUrl, Span};
+use strait_common::config::{self, ByteSize, NamedUrl, SizeOrNone, Span};
 use strait_common::telemetry::{self, LogFormat};
 use strait_common::tls::{Dialling, IdentityFiles, Listening};
 use strait_common::{Context, Error, Kind, OrError, Result};
 
 use crate::compression::Policy;
+use crate::pace;
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
@@ -48,6 +49,9 @@ pub struct Settings {
     /// How frames are compressed: auto, none, or zstd with a level as in zstd:1; auto compresses while a stream waits for the network [default: auto]
     #[arg(long, env = "STRAIT_SOURCE_COMPRESSION", value_name = "HOW")]
     pub compression: Option<Policy>,
+    /// The most that all frames of this agent take on the wire in a second, as in 20MiB, or none [default: none]
+    #[arg(long, env = "STRAIT_SOURCE_BANDWIDTH_MAX", value_name = "SIZE")]
+    pub bandwidth_max: Option<SizeOrNone>,
     /// Threads for reading and encoding [default: the number of cores]
     #[arg(long, env = "STRAIT_SOURCE_CPU_THREADS", value_name = "N")]
     pub cpu_threads: Option<usize>,
@@ -147,6 +151,8 @@ pub struct Config {
     pub finishes_max: u32,
     /// How frames are compressed.
     pub compression: Policy,
+    /// The most that all frames take on the wire, in bytes a second.
+    pub bandwidth_max: Option<u64>,
     /// Threads of the CPU pool.
     pub cpu_threads: usize,
     /// The longest that one call of an engine may take.
@@ -218,6 +224,10 @@ impl Settings {
                 .compression
                 .or(file.compression)
                 .unwrap_or(Policy::Auto),
+            bandwidth_max: self
+                .bandwidth_max
+                .or(file.bandwidth_max)
+                .and_then(|size| size.0),
             cpu_threads: self.cpu_threads.or(file.cpu_threads).unwrap_or(cores),
             engine_timeout: span(self.engine_timeout, file.engine_timeout, 120),
             peer_timeout: span(self.peer_timeout, file.peer_timeout, 20),
@@ -270,6 +280,9 @@ impl Config {
         between("frame_bytes_max", self.frame_bytes_max, 4096, 16 << 20)?;
         between("chunk_bytes", self.chunk_bytes, 1 << 16, 1 << 40)?;
         between("finishes_max", self.finishes_max.into(), 1, 1000)?;
+        if let Some(bandwidth_max) = self.bandwidth_max {
+            pace::check("bandwidth_max", bandwidth_max, self.frame_bytes_max)?;
+        }
         between("cpu_threads", self.cpu_threads as u64, 1, 1024)?;
         between("retries_max", self.retries_max.into(), 0, 1_000_000)?;
         let second = Duration::from_secs(1);
@@ -324,6 +337,7 @@ impl Config {
             chunk_bytes: Some(ByteSize(self.chunk_bytes)),
             finishes_max: Some(self.finishes_max),
             compression: Some(self.compression),
+            bandwidth_max: Some(SizeOrNone(self.bandwidth_max)),
             cpu_threads: Some(self.cpu_threads),
             engine_timeout: Some(Span(self.engine_timeout)),
             peer_timeout: Some(Span(self.peer_timeout)),

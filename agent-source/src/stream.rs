@@ -29,6 +29,7 @@ use tonic::Streaming;
 use crate::compression::{Policy, Steps};
 use crate::job::Place;
 use crate::link::{self, Link, Window, silent};
+use crate::pace::Share;
 use crate::session::{Assignment, Event, Limits, Report, Session, Step, Want};
 
 mod meter;
@@ -66,6 +67,8 @@ pub struct Attempt {
     pub finishes_max: usize,
     /// How frames are compressed.
     pub compression: Policy,
+    /// The run's bandwidth.
+    pub bandwidth: Share,
     /// What a stream holds of this agent's budget.
     pub stream_bytes: u64,
     /// The budget.
@@ -360,6 +363,8 @@ impl<B: Board> Stream<'_, B> {
             cpu: attempt.cpu.clone(),
             budget: self.budget.clone(),
             frame_bytes_max: attempt.window.frame_bytes_max,
+            bandwidth: attempt.bandwidth.clone(),
+            shutdown: attempt.shutdown.clone(),
         };
         Ok(Box::pin(async move {
             let read = preparing.next(encoder, reader).await?;
@@ -369,6 +374,7 @@ impl<B: Board> Stream<'_, B> {
 
     /// A batch is ready; it is time to decide how the next ones are compressed, or not.
     fn count(&mut self, read: &Read) {
+        self.meter.waited(Wait::Wire, read.admitting);
         let Event::Batch(encoded) = &read.event else {
             return;
         };

@@ -12,7 +12,7 @@ use strait_common::state_dir::StateDir;
 use strait_tests::settings::{Agent, printed, refused, write};
 
 /// Every key: its name, and what file, environment and flag say.
-const KEYS: [(&str, [&str; 3]); 19] = [
+const KEYS: [(&str, [&str; 3]); 20] = [
     ("listen", ["127.0.0.1:1", "127.0.0.1:2", "[::1]:3"]),
     ("state_dir", ["/tmp/one", "/tmp/two", "/tmp/three"]),
     ("name", ["one", "two", "three"]),
@@ -23,6 +23,7 @@ const KEYS: [(&str, [&str; 3]); 19] = [
     ("chunk_bytes", ["1MiB", "2MiB", "3MiB"]),
     ("finishes_max", ["1", "2", "3"]),
     ("compression", ["none", "zstd:2", "zstd:3"]),
+    ("bandwidth_max", ["1MiB", "none", "20MiB"]),
     ("cpu_threads", ["1", "2", "3"]),
     ("engine_timeout", ["1s", "2500ms", "3h"]),
     ("peer_timeout", ["1s", "2m", "3h"]),
@@ -286,6 +287,22 @@ fn what_is_wrong_is_named_with_what_to_write() {
         (
             format!("compression = \"zstd:20\"\n{URLS}"),
             "a level from 1 to 19",
+        ),
+        (
+            format!("bandwidth_max = 0\n{URLS}"),
+            "bandwidth_max = 0 lets nothing pass; write how many bytes a second may pass, for example 20MiB, or leave it out",
+        ),
+        (
+            format!("bandwidth_max = \"100KiB\"\n{URLS}"),
+            "bandwidth_max = 100KiB a second takes more than 10 s for one frame of 1MiB; write at least 104858, or lower frame_bytes_max",
+        ),
+        (
+            format!("bandwidth_max = \"2TiB\"\n{URLS}"),
+            "bandwidth_max = 2199023255552 is not between 104858 and 1099511627776",
+        ),
+        (
+            format!("bandwidth_max = \"fast\"\n{URLS}"),
+            "line 1: bandwidth_max: 'fast' is not a size; write for example 256MiB, or none",
         ),
         (
             format!("log_format = \"xml\"\n{URLS}"),

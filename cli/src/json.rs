@@ -43,6 +43,8 @@ pub(crate) struct Run {
     pub(crate) message: String,
     pub(crate) kind: String,
     pub(crate) warnings: Vec<String>,
+    /// The run's own limit, in bytes a second; null without one.
+    pub(crate) bandwidth_max: Option<u64>,
     /// The partitions that failed.
     pub(crate) failed: Vec<FailedPartition>,
 }
@@ -89,6 +91,7 @@ impl Run {
             message: run.message.clone(),
             kind: run.kind.clone(),
             warnings: run.warnings.clone(),
+            bandwidth_max: run.bandwidth_max,
             failed: failed
                 .iter()
                 .map(|partition| FailedPartition {
@@ -124,6 +127,10 @@ pub(crate) struct Plan {
     pub(crate) free_bytes_sink: Option<u64>,
     /// auto, none, zstd:LEVEL.
     pub(crate) compression: String,
+    /// The run's limit or the agent's, whichever is less, in bytes a second; null without one.
+    pub(crate) bandwidth_max: Option<u64>,
+    /// How long the copy takes at least at that, if the wire carries what is stored; null without a limit.
+    pub(crate) least_ms: Option<u64>,
     pub(crate) rows: Option<u64>,
     pub(crate) bytes: Option<u64>,
     pub(crate) to_copy: u64,
@@ -189,6 +196,7 @@ mod tests {
             "abandoned",
             "attached",
             "attempts",
+            "bandwidth_max",
             "elapsed_ms",
             "epoch",
             "failed",

@@ -393,7 +393,7 @@ fn fields(object: &Value, expected: &[(&str, Is)]) {
 }
 
 /// As documented in the README.
-const RUN: [(&str, Is); 25] = [
+const RUN: [(&str, Is); 26] = [
     ("status", Is::Text),
     ("run", Is::Text),
     ("from", Is::Text),
@@ -418,6 +418,7 @@ const RUN: [(&str, Is); 25] = [
     ("message", Is::Text),
     ("kind", Is::Text),
     ("warnings", Is::List),
+    ("bandwidth_max", Is::NumberOrNull),
     ("failed", Is::List),
 ];
 
@@ -447,6 +448,8 @@ async fn the_fields_of_json_are_the_documented_ones() {
             ("memory_bytes_sink", Is::Number),
             ("free_bytes_sink", Is::NumberOrNull),
             ("compression", Is::Text),
+            ("bandwidth_max", Is::NumberOrNull),
+            ("least_ms", Is::NumberOrNull),
             ("rows", Is::NumberOrNull),
             ("bytes", Is::NumberOrNull),
             ("to_copy", Is::Number),
@@ -586,4 +589,50 @@ async fn a_plan_says_what_would_happen_and_moves_nothing() {
     let plan = both(cli, &copy("plan", &["--where", window]), 0).await;
     assert_eq!(plan["refused"], 2, "{plan}");
     assert_eq!(selectors().to, TO);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bandwidth_is_shown_and_one_that_lets_nothing_pass_is_2() {
+    let bench = bench(1).await;
+    let cli = &bench.cli;
+    let limited = copy("plan", &["--bandwidth-max", "1MiB"]);
+    let plan = both(cli, &limited, 0).await;
+    assert_eq!(plan["bandwidth_max"], 1 << 20);
+    let stored = plan["bytes"].as_u64().unwrap();
+    assert_eq!(plan["least_ms"], stored * 1000 / (1 << 20));
+    let text = cli.run(&limited).await.stdout;
+    assert!(
+        text.contains("bandwidth: at most 1.0 MiB a second; what is to be copied takes "),
+        "{text}"
+    );
+    let unlimited = both(cli, &copy("plan", &[]), 0).await;
+    assert!(unlimited["bandwidth_max"].is_null() && unlimited["least_ms"].is_null());
+
+    for command in ["plan", "sync"] {
+        for (size, says) in [
+            ("0", "--bandwidth-max = 0 lets nothing pass"),
+            (
+                "1KiB",
+                "--bandwidth-max = 1KiB a second takes more than 10 s",
+            ),
+        ] {
+            let error = both(cli, &copy(command, &["--bandwidth-max", size]), 2).await;
+            let message = error["error"]["message"].as_str().unwrap();
+            assert!(message.contains(says), "{message}");
+        }
+    }
+    assert_eq!(
+        both(cli, &["runs", "list"], 0).await["runs"],
+        Value::Array(Vec::new()),
+        "nothing was begun"
+    );
+    let run = both(cli, &copy("sync", &["--bandwidth-max", "1MiB"]), 0).await;
+    assert_eq!(run["bandwidth_max"], 1 << 20);
+    let shown = cli
+        .run(&["runs", "show", run["run"].as_str().unwrap()])
+        .await;
+    assert!(
+        shown.stdout.contains("bandwidth: at most 1.0 MiB a second"),
+        "{shown:?}"
+    );
 }

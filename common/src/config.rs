@@ -77,6 +77,36 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A bound in bytes, or `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Text", into = "String")]
+pub struct SizeOrNone(pub Option<u64>);
+
+impl FromStr for SizeOrNone {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<SizeOrNone> {
+        if text.trim() == "none" {
+            return Ok(SizeOrNone(None));
+        }
+        let size = text.parse::<ByteSize>();
+        size.map(|size| SizeOrNone(Some(size.0))).map_err(|_| {
+            Error::config(format!(
+                "'{text}' is not a size; write for example 256MiB, or none"
+            ))
+        })
+    }
+}
+
+impl fmt::Display for SizeOrNone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(bytes) => ByteSize(bytes).fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
 /// A span of time, written `20s`, `500ms`, `5m`, `2h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Text", into = "String")]
@@ -155,7 +185,7 @@ macro_rules! from_text {
     )* };
 }
 
-from_text!(ByteSize Span);
+from_text!(ByteSize SizeOrNone Span);
 
 /// `NAME=URL`, as flags and environment variables name a store or a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -300,6 +330,11 @@ mod tests {
             assert_eq!(size.0, bytes, "{text}");
             assert_eq!(size.to_string().parse::<ByteSize>().unwrap(), size);
         }
+        for (text, bytes) in [("none", None), ("20MiB", Some(20 << 20))] {
+            let size: SizeOrNone = text.parse().unwrap();
+            assert_eq!((size.0, size.to_string()), (bytes, text.to_owned()));
+        }
+        assert!("no".parse::<SizeOrNone>().is_err());
         for text in ["", "MiB", "-1", "1 XB", "99999999TiB", "1.2.3MiB"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }

@@ -263,6 +263,14 @@ impl Operator {
         reply.map(tonic::Response::into_inner)
     }
 
+    /// Begins a run as this says; its id.
+    pub async fn start_as(&self, request: v1::StartRunRequest) -> String {
+        let reply = self.control.clone().start_run(request).await;
+        let reply = reply.expect("the run begins").into_inner();
+        assert!(!reply.attached, "no run was under way");
+        reply.run.expect("a run").id
+    }
+
     /// Begins a run of the whole table; its id.
     pub async fn start(&self) -> String {
         let reply = self.try_start().await.expect("the run begins");

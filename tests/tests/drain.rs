@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use agent_source::compression::Policy;
 use agent_source::link::{Link, Window};
+use agent_source::pace::Pacer;
 use agent_source::session::{Assignment, Report};
 use agent_source::stream::{self, Attempt, Board, Ended};
 use strait_common::Result;
@@ -98,6 +99,7 @@ async fn a_partition_that_comes_after_the_soft_stop_is_left_unread() {
         chunk_bytes: 1 << 20,
         finishes_max: 1,
         compression: Policy::Fixed(Compression::None),
+        bandwidth: Pacer::new(None, 1 << 20).share(None),
         stream_bytes: 1 << 20,
         budget: Budget::new(64 << 20).expect("a budget"),
         cpu: CpuPool::new(1),

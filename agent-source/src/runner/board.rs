@@ -158,6 +158,7 @@ mod tests {
             selection: SelectionSpec::default(),
         };
         RunRow {
+            bandwidth_max: None,
             id: RunId::from_u128(1),
             job: Job {
                 spec,
@@ -211,6 +212,7 @@ mod tests {
                 }),
                 changed: Notify::new(),
                 shutdown: Shutdown::new(),
+                bandwidth: crate::pace::Pacer::new(None, 1).share(None),
                 began: Instant::now(),
                 cancelled: false.into(),
             }),

@@ -1,4 +1,4 @@
-//! The next rows of a partition, prepared for the wire: read, filtered, digested, encoded.
+//! The next rows of a partition, prepared for the wire: read, filtered, digested, encoded, and admitted to the bandwidth.
 
 use std::time::Duration;
 
@@ -10,8 +10,10 @@ use strait_common::digest::{Digest, digest};
 use strait_common::engine::{Batch, Stream as EngineStream};
 use strait_common::frame::Encoder;
 use strait_common::selection::Selection;
+use strait_common::shutdown::Shutdown;
 use tokio::time::Instant;
 
+use crate::pace::Share;
 use crate::session::{Encoded, Event};
 
 /// What preparing needs beside the partition's reader and the stream's encoder.
@@ -21,6 +23,8 @@ pub(super) struct Preparing {
     pub(super) cpu: CpuPool,
     pub(super) budget: Budget,
     pub(super) frame_bytes_max: u64,
+    pub(super) bandwidth: Share,
+    pub(super) shutdown: Shutdown,
 }
 
 /// What came of it. The encoder comes back, and the reader unless it is at its end.
@@ -32,6 +36,8 @@ pub(super) struct Read {
     pub(super) lease: Option<Lease>,
     /// How long encoding took, without waiting for its turn.
     pub(super) encoding: Duration,
+    /// How long it waited for bandwidth.
+    pub(super) admitting: Duration,
 }
 
 impl Read {
@@ -42,6 +48,7 @@ impl Read {
             event,
             lease: None,
             encoding: Duration::ZERO,
+            admitting: Duration::ZERO,
         }
     }
 }
@@ -65,23 +72,37 @@ impl Preparing {
             Ok(lease) => lease,
             Err(error) => return Ok(Read::over(encoder, Event::ReadFailed(error))),
         };
-        let (selection, frame_bytes_max) = (self.selection, self.frame_bytes_max);
+        let (selection, frame_bytes_max) = (self.selection.clone(), self.frame_bytes_max);
         let work = move || {
             let encoded = encode(&mut encoder, &selection, batch, frame_bytes_max);
             Ok((encoder, encoded))
         };
         let (encoder, encoded) = self.cpu.run(work).await?;
-        let (event, encoding) = match encoded {
-            Ok((encoded, encoding)) => (Event::Batch(encoded), encoding),
-            Err(error) => (Event::ReadFailed(error), Duration::ZERO),
+        let (encoded, encoding) = match encoded {
+            Ok(encoded) => encoded,
+            Err(error) => return Ok(Read::over(encoder, Event::ReadFailed(error))),
         };
+        let begun = Instant::now();
+        let event = self.admitted(encoded).await;
         Ok(Read {
             encoder,
             reader: Some(reader),
             event,
             lease,
             encoding,
+            admitting: begun.elapsed(),
         })
+    }
+
+    /// The batch once it may be sent. A soft stop does not wait for that: the batch is dropped then, as if it had not been read.
+    async fn admitted(&self, encoded: Encoded) -> Event {
+        let frames = encoded.frames.iter();
+        let wire_bytes = frames.map(|frame| frame.payload.len() as u64).sum();
+        tokio::select! {
+            biased;
+            () = self.bandwidth.admit(wire_bytes) => Event::Batch(encoded),
+            () = self.shutdown.draining() => Event::Drain,
+        }
     }
 
     /// A row that is larger than a frame takes a lease of its own before it is encoded.

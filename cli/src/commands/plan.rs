@@ -1,5 +1,6 @@
 //! `strait plan`.
 
+use strait_common::config::ByteSize;
 use strait_proto::v1;
 use strait_proto::v1::plan_reply::Body;
 
@@ -16,6 +17,9 @@ pub(crate) struct Arguments {
     /// Streams at a time [default: as many as the agent is configured for]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     streams: u32,
+    /// The most that the run's frames take on the wire in a second, as in 20MiB, within the agent's own limit [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    bandwidth_max: Option<ByteSize>,
 }
 
 pub(crate) async fn run(
@@ -26,6 +30,7 @@ pub(crate) async fn run(
     let request = v1::PlanRequest {
         selectors: Some(arguments.selectors.into()),
         streams: arguments.streams,
+        bandwidth_max: arguments.bandwidth_max.map(|size| size.0),
     };
     let mut replies = connection.control().plan(request).await?.into_inner();
     let (mut summary, mut totals, mut partitions) = (
@@ -60,6 +65,8 @@ pub(crate) async fn run(
         memory_bytes_sink: summary.memory_bytes_sink,
         free_bytes_sink: summary.free_bytes_sink,
         compression: summary.compression,
+        bandwidth_max: summary.bandwidth_max,
+        least_ms: totals.least_ms,
         rows: totals.rows,
         bytes: totals.bytes,
         to_copy: totals.to_copy,
@@ -139,6 +146,13 @@ fn text(
         format::bytes(summary.stream_bytes_sink)
     ));
     lines.push(format!("compression: {}", summary.compression));
+    if let Some(bandwidth_max) = summary.bandwidth_max {
+        let least = totals.least_ms.map_or_else(unknown, format::duration_ms);
+        lines.push(format!(
+            "bandwidth: at most {} a second; what is to be copied takes {least} at least, if the wire carries what is stored",
+            format::bytes(bandwidth_max)
+        ));
+    }
     if let Some(free) = summary.free_bytes_sink {
         lines.push(format!("free at the sink: {}", format::bytes(free)));
     }

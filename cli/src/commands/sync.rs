@@ -1,5 +1,6 @@
 //! `strait sync`.
 
+use strait_common::config::ByteSize;
 use strait_proto::v1;
 
 use super::{Selectors, watch};
@@ -13,6 +14,9 @@ pub(crate) struct Arguments {
     /// Streams at a time [default: as many as the agent is configured for]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     streams: u32,
+    /// The most that the run's frames take on the wire in a second, as in 20MiB, within the agent's own limit [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    bandwidth_max: Option<ByteSize>,
     /// Append although earlier runs have copied other rows of the same partitions
     #[arg(long)]
     again: bool,
@@ -29,6 +33,7 @@ pub(crate) async fn run(
     let request = v1::StartRunRequest {
         selectors: Some(arguments.selectors.into()),
         streams: arguments.streams,
+        bandwidth_max: arguments.bandwidth_max.map(|size| size.0),
         again: arguments.again,
     };
     let reply = connection.control().start_run(request).await?.into_inner();

@@ -235,6 +235,12 @@ pub(crate) fn summary(run: &v1::Run) -> String {
             format::bytes(progress.peak_memory_bytes)
         ));
     }
+    if let Some(bandwidth_max) = run.bandwidth_max {
+        lines.push(format!(
+            "bandwidth: at most {} a second",
+            format::bytes(bandwidth_max)
+        ));
+    }
     if progress.retries > 0 || run.attempts > 1 {
         lines.push(format!(
             "{} attempts, {} retries",

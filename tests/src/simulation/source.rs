@@ -181,6 +181,7 @@ pub fn bound(job: &Job) -> Option<i64> {
 /// A row of the store for a run that begins.
 pub fn row(id: RunId, job: Job) -> RunRow {
     RunRow {
+        bandwidth_max: None,
         id,
         job,
         streams: 2,

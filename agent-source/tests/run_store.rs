@@ -1,0 +1,37 @@
+//! The store of runs, over releases.
+
+#![allow(clippy::unwrap_used)]
+
+use agent_source::runs::{RunRow, RunStore};
+use rusqlite::Connection;
+use strait_common::ids::RunId;
+use strait_tests::simulation::source::{job, row};
+
+#[test]
+fn a_store_of_the_first_format_is_read_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("runs.sqlite");
+    let run = row(RunId::from_u128(7), job(false, 0).unwrap());
+    let mut store = RunStore::open(&path).unwrap();
+    store.insert(&run, std::iter::empty()).unwrap();
+    drop(store);
+    // What the first format did not have.
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch("ALTER TABLE runs DROP COLUMN bandwidth_max; PRAGMA user_version = 1")
+        .unwrap();
+    drop(db);
+
+    let mut store = RunStore::open(&path).unwrap();
+    let old = store.run(run.id).unwrap().unwrap();
+    assert_eq!((old.status, old.bandwidth_max), (run.status, None));
+    let limited = RunRow {
+        id: RunId::from_u128(8),
+        bandwidth_max: Some(5),
+        ..old
+    };
+    store.insert(&limited, std::iter::empty()).unwrap();
+    drop(store);
+    let store = RunStore::open(&path).unwrap();
+    let read = store.run(limited.id).unwrap().unwrap();
+    assert_eq!(read.bandwidth_max, Some(5));
+}
