@@ -24,7 +24,7 @@ async fn a_run_goes_on_when_a_stalled_network_has_healed() {
     .await;
     let operator = source.operator();
     // About one day and a half.
-    network.stall_after(700_000);
+    network.stall_after(1_300_000);
     let id = operator.start().await;
     network.stalled().await;
 
