@@ -122,7 +122,8 @@ impl Encoder {
                 zstd.compress(&self.raw)
                     .or_error(Kind::Internal, "compress a frame")?,
             ),
-            None => (false, std::mem::take(&mut self.raw)),
+            // A copy of its exact size: the buffer has grown by doubling, and a frame in flight must not hold twice what its lease pays for.
+            None => (false, self.raw.as_slice().to_vec()),
         };
         let checksum = xxh3_64(&payload);
         Ok(Frame {
@@ -365,6 +366,19 @@ mod tests {
             .collect();
         assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
         assert_eq!((sizes[1], sizes[0]), (sizes[3], sizes[4]), "{sizes:?}");
+    }
+
+    #[test]
+    fn a_frame_in_flight_holds_no_more_memory_than_it_is_large() {
+        let batch = batch(2000, 40);
+        for compression in [Compression::None, Compression::Zstd(1)] {
+            let mut encoder = Encoder::new(compression).unwrap();
+            let frame = encoder.encode(&batch, 1 << 20).unwrap().remove(0);
+            let held = frame.payload.try_into_mut().unwrap().capacity() as u64;
+            // What does not compress grows by a little.
+            let most = frame.raw_bytes + frame.raw_bytes / 64 + 1024;
+            assert!(held <= most, "{compression:?}: {held} of {most}");
+        }
     }
 
     #[test]
