@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -325,7 +326,7 @@ async fn agents(data: &Data, scratch: &TempDir) -> Result<Duration, Failure> {
     let name: TableName = TABLE.parse()?;
     a.create_table(
         &name,
-        data.table.schema.clone(),
+        Arc::clone(&data.table.schema),
         data.table.divisions.clone(),
     )?;
     for (partition, batches) in data.partitions.iter().zip(&data.batches) {
@@ -355,16 +356,18 @@ async fn socket(data: &Data) -> Result<Duration, Failure> {
     let mut writer = TcpStream::connect(listener.local_addr()?).await?;
     let (mut reader, _) = listener.accept().await?;
     let start = Instant::now();
-    let drained = tokio::spawn(async move {
+    let drain = async {
         let mut buffer = vec![0; 256 << 10];
         while reader.read(&mut buffer).await? > 0 {}
         std::io::Result::Ok(())
-    });
-    for frame in &data.packed {
-        writer.write_all(&frame.payload).await?;
-    }
-    writer.shutdown().await?;
-    drained.await??;
+    };
+    let fill = async {
+        for frame in &data.packed {
+            writer.write_all(&frame.payload).await?;
+        }
+        writer.shutdown().await
+    };
+    tokio::try_join!(drain, fill)?;
     Ok(start.elapsed())
 }
 

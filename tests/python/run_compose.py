@@ -22,7 +22,7 @@ from checks import Checks
 from lake_compare import compare
 from strait_pair import ENDED, ROOT, binary, free_port, last_json, run_id
 
-COPIES = 24
+COPIES = 12
 ROWS = COPIES * real_data.FLIGHTS_ROWS
 SOURCE = "live:db1/flights"
 OWN_BASE = "strait-test-base:host"

@@ -22,6 +22,7 @@ use strait_tests::WAIT_MAX;
 use strait_tests::fake_sink::FakeSink;
 use strait_tests::lakes::{self, Lakes, TABLE};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 /// A run with one partition that cannot be read, handed out when the test says so.
 #[derive(Debug)]
@@ -113,7 +114,8 @@ async fn a_partition_that_comes_after_the_soft_stop_is_left_unread() {
         handed_out: Semaphore::new(0),
         reports: Mutex::default(),
     });
-    let streaming = tokio::spawn({
+    let mut streaming = JoinSet::new();
+    streaming.spawn({
         let board = Arc::clone(&board);
         async move { stream::run(&attempt, &*board).await }
     });
@@ -121,8 +123,9 @@ async fn a_partition_that_comes_after_the_soft_stop_is_left_unread() {
     // The stop is seen first: a stream looks for it before it looks at what it prepares.
     shutdown.drain();
     board.handed_out.add_permits(1);
-    let ended = tokio::time::timeout(WAIT_MAX, streaming).await;
-    let ended = ended.expect("the stream ends").expect("no panic");
+    let ended = tokio::time::timeout(WAIT_MAX, streaming.join_next()).await;
+    let ended = ended.expect("the stream ends").expect("it was started");
+    let ended = ended.expect("no panic");
     assert_eq!(ended.expect("a stop is no error"), Ended::Well);
     let reports = board.reports.lock().expect("no panic").clone();
     assert_eq!(reports.len(), 1, "{reports:?}");

@@ -8,6 +8,7 @@ use strait_tests::agents::{Operator, SinkAgent, SourceAgent};
 use strait_tests::fake_sink::FakeSink;
 use strait_tests::held::{Act, Hand};
 use strait_tests::lakes::{Lakes, label};
+use tokio::task::JoinSet;
 
 const DAYS: u32 = 3;
 const ROWS: u64 = 2_000;
@@ -130,14 +131,16 @@ async fn a_sink_that_reads_for_long_is_not_taken_for_dead() {
     let id = operator.start().await;
     assert_eq!(operator.ended(&id).await.status, "done");
     hand.hold(Act::Read, &label(1));
-    let verifying = tokio::spawn({
+    let mut verifying = JoinSet::new();
+    verifying.spawn({
         let operator = operator.clone();
         async move { operator.verify().await }
     });
     hand.is_holding(&label(1)).await;
     tokio::time::sleep(2 * peer_timeout).await;
     hand.release();
-    let totals = verifying.await.expect("no panic").expect("compared");
+    let verified = verifying.join_next().await.expect("it was started");
+    let totals = verified.expect("no panic").expect("compared");
     assert_eq!(totals.equal, u64::from(DAYS));
 }
 

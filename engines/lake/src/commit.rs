@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
+use std::sync::Arc;
 use std::time::Duration;
 
 use delta_kernel::Snapshot;
@@ -165,7 +166,10 @@ async fn maintain(opened: &Opened, version: u64) {
     if !(version + 1).is_multiple_of(interval) {
         return;
     }
-    let (engine, from) = (opened.log_store().engine(None), opened.snapshot().clone());
+    let (engine, from) = (
+        opened.log_store().engine(None),
+        Arc::clone(opened.snapshot()),
+    );
     let checkpoint = move || {
         let newest = Snapshot::builder_from(from).at_version(version);
         newest

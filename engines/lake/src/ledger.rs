@@ -18,6 +18,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use strait_common::engine::{Claim, Disposition, Outcome, Receipt};
@@ -302,7 +303,10 @@ pub async fn epoch(opened: &Opened) -> Result<Epoch> {
 /// # Errors
 /// `Unavailable` if the log cannot be read.
 pub async fn transaction(opened: &Opened, app_id: &str) -> Result<Option<i64>> {
-    let (engine, snapshot) = (opened.log_store().engine(None), opened.snapshot().clone());
+    let (engine, snapshot) = (
+        opened.log_store().engine(None),
+        Arc::clone(opened.snapshot()),
+    );
     let id = app_id.to_owned();
     let look = move || snapshot.get_app_id_version(&id, engine.as_ref());
     let context = || format!("look transaction {app_id} up");
