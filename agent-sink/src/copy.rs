@@ -25,7 +25,7 @@ use strait_proto::v1::alive::Phase;
 use strait_proto::v1::copy_reply::Body as Reply;
 use strait_proto::v1::copy_request::Body as Request;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tonic::Streaming;
 
@@ -40,6 +40,9 @@ const ALIVE_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const ALIVES_PER_PEER_TIMEOUT: u32 = 4;
 /// Control messages that may wait between the two tasks beside the frames of the window.
 const CONTROL_MESSAGES_MAX: usize = 8;
+/// Partitions of a stream that are being published at a time, and what they may hold of memory together, in bytes: a part of the stream's lease.
+const FINISHES_MAX: usize = 1000;
+pub(crate) const FINISHING_BYTES: u64 = 8 << 20;
 
 /// Where replies go; the end of the channel is the gRPC response stream.
 pub type Replies = mpsc::Sender<Result<v1::CopyReply, tonic::Status>>;
@@ -240,7 +243,9 @@ struct Appender {
     session: Session,
     decoder: Option<Decoder>,
     writer: Option<Box<dyn PartitionWriter>>,
-    finishes: JoinSet<()>,
+    finishes: JoinSet<u64>,
+    /// What those hold.
+    finishing_bytes: u64,
     replies: Replies,
     phase: PhaseCell,
 }
@@ -252,6 +257,7 @@ impl Appender {
             decoder: Some(Decoder::new(Arc::clone(&stream.schema))?),
             writer: None,
             finishes: JoinSet::new(),
+            finishing_bytes: 0,
             stream,
             replies,
             phase,
@@ -267,7 +273,10 @@ impl Appender {
             });
             let arrived = tokio::select! {
                 arrived = from_wire.recv() => arrived,
-                Some(_) = self.finishes.join_next() => continue,
+                Some(finished) = self.finishes.join_next() => {
+                    self.finished(finished)?;
+                    continue;
+                }
             };
             let Some(mut arrived) = arrived else { break };
             let frame = match &arrived.request {
@@ -286,7 +295,27 @@ impl Appender {
             self.perform(action, frame, arrived.at).await?;
         }
         // The source is done with the stream; its last finishes still answer.
-        while self.finishes.join_next().await.is_some() {}
+        while let Some(finished) = self.finishes.join_next().await {
+            self.finished(finished)?;
+        }
+        Ok(())
+    }
+
+    fn finished(&mut self, joined: std::result::Result<u64, JoinError>) -> Result<()> {
+        let held = joined.map_err(|error| Error::internal("publish").with_source(error))?;
+        self.finishing_bytes = self.finishing_bytes.saturating_sub(held);
+        Ok(())
+    }
+
+    /// Waits until one more partition that holds so much can be published beside those that are. One that alone holds more than all may is published alone.
+    async fn room_to_finish(&mut self, held: u64) -> Result<()> {
+        while self.finishes.len() >= FINISHES_MAX || self.finishing_bytes + held > FINISHING_BYTES {
+            self.phase.set(Phase::Finish);
+            match self.finishes.join_next().await {
+                Some(finished) => self.finished(finished)?,
+                None => break,
+            }
+        }
         Ok(())
     }
 
@@ -364,11 +393,26 @@ impl Appender {
                     }
                 }
                 Action::Finish { ordinal, receipt } => {
-                    let writer = self
+                    let mut writer = self
                         .writer
                         .take()
                         .ok_or_else(|| Error::internal("a finish without a writer"))?;
+                    // Before the next partition begins, so that one writer is open at a time.
+                    self.phase.set(Phase::Append);
+                    let timeout = self.stream.engine_timeout;
+                    let held = match within(timeout, "seal", writer.seal()).await {
+                        Ok(held) => held,
+                        Err(error) => {
+                            drop(writer);
+                            send(&self.replies, answer_finish(ordinal, &receipt, Err(error))?)
+                                .await?;
+                            break;
+                        }
+                    };
+                    self.room_to_finish(held).await?;
+                    self.finishing_bytes += held;
                     let finish = Finishing {
+                        held,
                         attached: self.stream.attached.clone(),
                         writer,
                         receipt: *receipt,
@@ -433,6 +477,8 @@ async fn send(replies: &Replies, body: Reply) -> Result<()> {
 
 /// One partition being published, as seen by the stream that asked for it.
 struct Finishing {
+    /// The bytes that the writer holds.
+    held: u64,
     attached: Attached,
     writer: Box<dyn PartitionWriter>,
     receipt: strait_common::engine::Receipt,
@@ -442,17 +488,19 @@ struct Finishing {
 }
 
 impl Finishing {
-    async fn run(self) {
+    /// The bytes that are free again.
+    async fn run(self) -> u64 {
         let finish = self.attached.finish(self.writer, self.receipt.clone());
         let finished = within(self.timeout, "finish", finish).await;
         let reply = match answer_finish(self.ordinal, &self.receipt, finished) {
             Ok(reply) => reply,
             Err(error) => {
                 let _ = self.replies.send(Err(error.into())).await;
-                return;
+                return self.held;
             }
         };
         // Whoever has left reads it in the ledger.
         let _ = send(&self.replies, reply).await;
+        self.held
     }
 }

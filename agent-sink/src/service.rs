@@ -55,9 +55,9 @@ struct Shared {
 }
 
 /// What one stream holds of the sink's budget, in bytes: the window, three frames (one arriving, its decompressed bytes, its
-/// rows), and two writers of the engine, since a partition may still be closing while the next one opens.
+/// rows), the engine's writer of one partition, and what others hold that are being published.
 pub fn stream_bytes(window_frames: u32, frame_bytes_max: u64, writer_bytes: u64) -> u64 {
-    (u64::from(window_frames) + 3) * frame_bytes_max + 2 * writer_bytes
+    (u64::from(window_frames) + 3) * frame_bytes_max + writer_bytes + copy::FINISHING_BYTES
 }
 
 impl Service {

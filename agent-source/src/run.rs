@@ -25,9 +25,9 @@ use crate::session::{Assignment, Report};
 /// How often a partition may have moved before it fails as "still changing".
 pub const MOVED_MAX: u32 = 3;
 /// Partitions that are read from the stored plan at a time.
-const PAGE: u32 = 500;
+const PAGE: u32 = 2000;
 /// Changes that may wait to be written together.
-const CHANGES_MAX: usize = 200;
+const CHANGES_MAX: usize = 2000;
 
 /// What the ledger says about a partition of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -284,6 +284,21 @@ impl Run {
             // One of those may fail and come back.
             None => Next::Busy,
         })
+    }
+
+    /// The next partition to copy, where no disk is needed to tell; `None` where it is.
+    pub fn next_in_memory(&mut self, now_ms: u64) -> Option<Next> {
+        let ready = |(&(ready_ms, _), _): (&(u64, u64), &PartitionRow)| ready_ms <= now_ms;
+        if self.delayed.first_key_value().is_some_and(ready) {
+            return None;
+        }
+        let row = self.page.pop_front()?;
+        Some(self.assign(row, now_ms))
+    }
+
+    /// Whether a report of success would be kept in memory for now.
+    pub fn has_room(&self) -> bool {
+        self.changes.len() + 1 < CHANGES_MAX
     }
 
     fn assign(&mut self, mut row: PartitionRow, now_ms: u64) -> Next {

@@ -43,7 +43,7 @@ pub struct Settings {
     /// A partition is checkpointed whenever this much of it was sent [default: 128MiB]
     #[arg(long, env = "STRAIT_SOURCE_CHUNK_BYTES", value_name = "SIZE")]
     pub chunk_bytes: Option<ByteSize>,
-    /// Partitions of a stream whose end is not yet acknowledged [default: 4]
+    /// Partitions of a stream whose end is not yet acknowledged [default: 1000]
     #[arg(long, env = "STRAIT_SOURCE_FINISHES_MAX", value_name = "N")]
     pub finishes_max: Option<u32>,
     /// How frames are compressed: auto, none, or zstd with a level as in zstd:1; auto compresses while a stream waits for the network [default: auto]
@@ -219,7 +219,7 @@ impl Settings {
             window_frames: self.window_frames.or(file.window_frames).unwrap_or(4),
             frame_bytes_max: size(self.frame_bytes_max, file.frame_bytes_max, 1 << 20),
             chunk_bytes: size(self.chunk_bytes, file.chunk_bytes, 128 << 20),
-            finishes_max: self.finishes_max.or(file.finishes_max).unwrap_or(4),
+            finishes_max: self.finishes_max.or(file.finishes_max).unwrap_or(1000),
             compression: self
                 .compression
                 .or(file.compression)

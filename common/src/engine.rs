@@ -7,8 +7,8 @@
 //! The life of a run at the sink, in calls:
 //!
 //! ```text
-//! prepare ─ attach ─┬─ begin ─ append … checkpoint … append ─ finish ─┬─ complete
-//!                   └─ begin ─ …                                      ┘
+//! prepare ─ attach ─┬─ begin ─ append … checkpoint … append ─ [seal] ─ finish ─┬─ complete
+//!                   └─ begin ─ …                                               ┘
 //! ```
 //!
 //! What an engine promises, whatever is killed between or inside any two calls:
@@ -402,6 +402,15 @@ pub trait PartitionWriter: fmt::Debug + Send {
     /// Everything appended so far survives a crash from here on, with this cursor; not yet visible. `sequence`, `rows` and `digest` cover
     /// the partition from its start.
     async fn checkpoint(&mut self, mark: Mark) -> Result<Position>;
+
+    /// No more rows come: lets go of what writing them took. Returns the bytes that the writer holds from here on until `finish` has answered, at most. Only
+    /// `finish` may follow; it seals by itself where nobody has.
+    ///
+    /// # Errors
+    /// As `append`.
+    async fn seal(&mut self) -> Result<u64> {
+        Ok(0)
+    }
 
     /// Publishes everything appended: one act with the ledger entry. The last rows need no checkpoint
     /// before it.

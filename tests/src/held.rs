@@ -329,6 +329,10 @@ impl PartitionWriter for HeldWriter {
         Ok(position)
     }
 
+    async fn seal(&mut self) -> Result<u64> {
+        self.below.seal().await
+    }
+
     async fn finish(self: Box<Self>, receipt: Receipt) -> Result<Finished> {
         self.hand.pass(Act::Finish, &self.label).await;
         self.below.finish(receipt).await

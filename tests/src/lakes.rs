@@ -210,17 +210,26 @@ impl Lakes {
         assert_eq!(a, b, "A and B differ");
     }
 
-    /// The Parquet files of a day of a lake.
+    /// The files of a day of a lake, as its log names them; for a log with all of its entries.
     pub fn files(&self, lake: &Path, day: u32) -> Vec<PathBuf> {
-        let dir = lake.join(TABLE).join(label(day));
-        let mut files: Vec<PathBuf> = std::fs::read_dir(&dir)
-            .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
-            .map(|entry| entry.expect("an entry").path())
-            .filter(|path| {
-                path.extension()
-                    .is_some_and(|extension| extension == "parquet")
-            })
-            .collect();
+        let table = lake.join(TABLE);
+        let label = label(day);
+        let (column, value) = label.split_once('=').expect("a label has a value");
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(table.join("_delta_log")).expect("a log") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a text");
+            for line in text.lines() {
+                let action: serde_json::Value = serde_json::from_str(line).expect("an action");
+                let add = &action["add"];
+                if add["partitionValues"][column].as_str() == Some(value) {
+                    files.push(table.join(add["path"].as_str().expect("a path")));
+                }
+            }
+        }
         files.sort();
         files
     }

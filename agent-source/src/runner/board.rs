@@ -68,6 +68,10 @@ impl Board for RunBoard {
                 return Ok(None);
             }
             let now_ms = self.now_ms();
+            // Most partitions need neither disk nor another thread.
+            if let Some(Next::Partition(assignment)) = self.live.run().next_in_memory(now_ms) {
+                return Ok(Some(*assignment));
+            }
             let (giver, taker) = handover(|seq| {
                 self.live.run().lost(&[seq], now_ms);
                 self.live.changed.notify_waiters();
@@ -105,6 +109,9 @@ impl Board for RunBoard {
         let moved = match report {
             // Counting needs no disk.
             Report::Sent { .. } | Report::Acked { .. } => {
+                self.live.run().report(report, now_ms, 0.0)?
+            }
+            Report::Done { .. } if self.live.run().has_room() => {
                 self.live.run().report(report, now_ms, 0.0)?
             }
             report => {

@@ -2,7 +2,7 @@
 //!
 //! How a partition is published, and why a crash at any point is harmless:
 //!
-//! 1. Its rows are in files of the stage, synced. A crash: the next attach of the run keeps those that a stage record covers and removes the others.
+//! 1. Its rows are in files of the stage, synced: those of checkpoints one by one, what came after the last checkpoint with all partitions that are published together. A crash: the next attach of the run keeps those that a stage record covers and removes the others.
 //! 2. A ledger file names them, their places and the receipt; synced. It does not count yet. A crash: as before, and the next attach removes the file.
 //! 3. The files are moved to their places; the directories are synced. No reader looks at files that the log does not name. A crash: the next attach moves
 //!    them back to the stage, by the ledger file, and goes on as before.
@@ -16,60 +16,67 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use arrow::array::{Array, RecordBatch, Scalar};
 use async_trait::async_trait;
 use deltalake::kernel::{Action, Add};
 use futures::StreamExt;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{
-    Attachment, Begun, Cursor, Disposition, Finished, Mark, Outcome, Partition, PartitionWriter,
-    Position, PositionState, Receipt, Stream,
+    Attachment, Begun, Cursor, Disposition, Outcome, Partition, Position, PositionState, Receipt,
+    Stream,
 };
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
 use strait_common::{Context, Error, Kind, OrError, Result};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::commit::{check_epoch, commit};
-use crate::disk::Step;
+use crate::disk::{Step, Together};
 use crate::features;
-use crate::ledger::{Entry, Event, Ledger, LedgerFile, Published, PublishedFile};
-use crate::partition_values::column_of;
-use crate::stage::{FileWriter, Stage, StageRecord, StagedFile, to_hex};
+use crate::ledger::{Entry, Event, Ledger, LedgerFile, Published};
+use crate::receipts::Receipts;
+use crate::stage::{Fresh, Stage, StageRecord, StagedFile};
 use crate::table::{LOG, Lake, Opened, check_add, check_columns, directory_name};
-use crate::types::{Mapping, same_type};
+use crate::types::Mapping;
+use crate::writer::Writer;
 
 /// Partitions that may wait for a commit, and that go into one.
 const GROUP_MAX: usize = 1000;
+/// Where partitions come in numbers, a commit waits for more of them: so many times as long as the one before it took, and no longer than this.
+const LINGER_COMMITS: u32 = 3;
+const LINGER_MAX: Duration = Duration::from_millis(500);
 
 /// What an attempt and its writers share.
 #[derive(Debug)]
-struct Shared {
-    lake: Lake,
-    cpu: CpuPool,
-    table: TableName,
-    directory: PathBuf,
-    run: RunId,
-    epoch: Epoch,
-    mapping: Mapping,
-    append_only: bool,
-    stage: Stage,
+pub(crate) struct Shared {
+    pub(crate) lake: Lake,
+    pub(crate) cpu: CpuPool,
+    pub(crate) table: TableName,
+    pub(crate) directory: PathBuf,
+    pub(crate) run: RunId,
+    pub(crate) epoch: Epoch,
+    pub(crate) mapping: Mapping,
+    pub(crate) append_only: bool,
+    pub(crate) stage: Stage,
     /// This run's receipts: as of the attach, and what this attempt has published since. Nobody else can add to them while the
     /// epoch is ours.
-    committed: Mutex<HashMap<PartitionKey, Receipt>>,
+    pub(crate) committed: Mutex<Receipts>,
     /// The newest receipts of other runs.
-    earlier: Vec<(RunId, Receipt)>,
+    pub(crate) earlier: Vec<(RunId, Receipt)>,
     /// Positions as of the attach, and of this attempt since. The stage has one record for each, and no other.
-    records: Mutex<BTreeMap<PartitionKey, StageRecord>>,
-    open: Mutex<HashSet<PartitionKey>>,
+    pub(crate) records: Mutex<BTreeMap<PartitionKey, StageRecord>>,
+    pub(crate) open: Mutex<HashSet<PartitionKey>>,
     /// Directories of partitions that this attempt has made durable in those above them.
-    kept: Arc<Mutex<HashSet<PathBuf>>>,
+    pub(crate) kept: Arc<Mutex<HashSet<PathBuf>>>,
     /// The newest version of the log in which our epoch was seen as the highest.
-    seen: AtomicU64,
+    pub(crate) seen: AtomicU64,
+    /// For making files durable that are published together.
+    together: Arc<Together>,
     /// This attempt has ended its claim, or is about to. No other object writes with its epoch, so this needs no place in the store.
-    ended: AtomicBool,
+    pub(crate) ended: AtomicBool,
 }
 
 /// An attempt.
@@ -83,13 +90,15 @@ pub struct LakeAttachment {
 
 /// A partition that waits to be published.
 #[derive(Debug)]
-struct Request {
-    published: Published,
-    files: Vec<StagedFile>,
-    done: oneshot::Sender<Result<()>>,
+pub(crate) struct Request {
+    pub(crate) published: Published,
+    pub(crate) files: Vec<StagedFile>,
+    /// The last of them, where it is not durable: rows came after the last checkpoint.
+    pub(crate) fresh: Option<Fresh>,
+    pub(crate) done: oneshot::Sender<Result<()>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -116,7 +125,11 @@ impl LakeAttachment {
     ) -> Result<LakeAttachment> {
         let Found { opened, ledger } = found;
         let stage = Stage::new(&opened.directory, run, lake.disk().clone());
-        let committed = ledger.receipts_of(run);
+        let receipts = ledger.receipts_of(run);
+        let mut committed = Receipts::default();
+        receipts
+            .values()
+            .for_each(|receipt| committed.insert(receipt));
         // A checkpoint that came after the end of its claim, late, means nothing: another run may have copied the partition since.
         let ended = (ledger.entries.iter())
             .filter(|entry| entry.run == run && matches!(entry.event, Event::Complete(_)))
@@ -130,7 +143,7 @@ impl LakeAttachment {
         let (tidied, disk) = (stage.clone(), lake.disk().clone());
         let (directory, done) = (
             opened.directory.clone(),
-            committed.keys().cloned().collect::<HashSet<_>>(),
+            receipts.into_keys().collect::<HashSet<_>>(),
         );
         // A fenced attempt may have written a ledger file, late, about files that a newer one has published from the same position: those stay.
         let published: HashSet<String> = (ledger.entries.iter())
@@ -141,7 +154,7 @@ impl LakeAttachment {
             .flat_map(|partitions| partitions.iter().flat_map(|published| &published.files))
             .map(|file| file.path.clone())
             .collect();
-        let records = cpu
+        let (records, together) = cpu
             .run(move || {
                 for (file, entry) in ledger.pending {
                     let Some(entry) = entry else {
@@ -164,7 +177,7 @@ impl LakeAttachment {
                     !done.contains(&record.key) && ended.is_none_or(|ended| record.epoch > ended)
                 });
                 tidied.sweep(epoch, &records)?;
-                Ok(records)
+                Ok((records, tidied.together()?))
             })
             .await?;
         let shared = Arc::new(Shared {
@@ -187,6 +200,7 @@ impl LakeAttachment {
             open: Mutex::default(),
             kept: Arc::default(),
             seen: AtomicU64::new(opened.version()),
+            together: Arc::new(together),
             ended: AtomicBool::new(false),
             lake,
         });
@@ -217,7 +231,7 @@ fn move_back(
 
 impl Shared {
     /// Fails when this attempt may not write any more: it has ended its claim, or was overtaken.
-    async fn check_fence(&self) -> Result<()> {
+    pub(crate) async fn check_fence(&self) -> Result<()> {
         if self.ended.load(Ordering::Acquire) {
             return Err(Error::fenced(format!(
                 "run {} has ended its claim on table {}",
@@ -243,7 +257,7 @@ impl Shared {
     }
 
     /// What the disk says to an attempt that was overtaken is not the reason: the newer attempt has tidied up below it.
-    async fn blame<T>(&self, result: Result<T>) -> Result<T> {
+    pub(crate) async fn blame<T>(&self, result: Result<T>) -> Result<T> {
         let Err(error) = result else { return result };
         if error.kind() != Kind::Fenced
             && let Err(fenced) = self.check_fence().await
@@ -254,7 +268,7 @@ impl Shared {
         Err(error)
     }
 
-    fn returns(&self) -> Result<()> {
+    pub(crate) fn returns(&self) -> Result<()> {
         self.lake.disk().step(Step::Return)
     }
 
@@ -270,7 +284,11 @@ impl Shared {
         Ok(())
     }
 
-    async fn publish(&self, group: &[(Published, Vec<StagedFile>)]) -> Result<()> {
+    async fn publish(
+        &self,
+        group: &[(Published, Vec<StagedFile>)],
+        fresh: Vec<Fresh>,
+    ) -> Result<()> {
         let entry = Entry::new(
             self.run,
             self.epoch,
@@ -282,23 +300,29 @@ impl Shared {
             ),
         );
         let ledger = LedgerFile::new(&self.directory, self.run);
-        let (file, disk, stage, directory, kept) = (
+        let (file, disk, stage, directory, kept, together) = (
             ledger.clone(),
             self.lake.disk().clone(),
             self.stage.clone(),
             self.directory.clone(),
             Arc::clone(&self.kept),
+            Arc::clone(&self.together),
         );
+        let late: HashSet<&str> = fresh.iter().map(|fresh| fresh.file.name.as_str()).collect();
         let staged: Vec<String> = group
             .iter()
             .flat_map(|(_, files)| files.iter().map(|file| file.name.clone()))
+            .filter(|name| !late.contains(name.as_str()))
             .collect();
         // A fenced attempt must not move anything: the newer one may be looking at the stage.
         self.check_fence().await?;
+        let began = Instant::now();
         let schemas = self
             .cpu
             .run(move || {
-                let schemas = stage.schemas(&staged)?;
+                let schemas = stage.schemas(&staged, &fresh)?;
+                stage.make_durable(&together, &fresh)?;
+                drop(fresh);
                 file.write(&disk, &entry)?;
                 let Event::Publish(partitions) = &entry.event else {
                     return Ok(schemas);
@@ -311,8 +335,9 @@ impl Shared {
                     let parent = place
                         .parent()
                         .ok_or_else(|| Error::internal("a file without a directory"))?;
-                    disk.make_directories(parent)?;
-                    unsynced.insert(parent.to_owned());
+                    if unsynced.insert(parent.to_owned()) {
+                        disk.make_directories(parent)?;
+                    }
                     for made in parent.ancestors().take_while(|made| *made != directory) {
                         if !lock(&kept).contains(made) {
                             unsynced.extend(made.parent().map(Path::to_owned));
@@ -321,13 +346,12 @@ impl Shared {
                     }
                     disk.rename(&stage.path(&file.staged), &place)?;
                 }
-                unsynced
-                    .iter()
-                    .try_for_each(|directory| disk.sync_directory(directory))?;
+                together.sync(&disk, &[], &unsynced)?;
                 lock(&kept).extend(below);
                 Ok(schemas)
             })
             .await?;
+        let files_ms = began.elapsed().as_millis() as u64;
         let replaced: HashSet<PartitionKey> = group
             .iter()
             .filter(|(published, _)| published.disposition == Disposition::Replace)
@@ -361,14 +385,12 @@ impl Shared {
         };
         let (lake, table, epoch) = (&self.lake, &self.table, self.epoch);
         let version = commit(lake, table, epoch, &ledger, &replaced, adds).await?;
+        tracing::debug!(table = %self.table, partitions = group.len(), version, files_ms = files_ms, all_ms = began.elapsed().as_millis() as u64, "published");
         self.seen.fetch_max(version, Ordering::AcqRel);
         {
             let mut committed = lock(&self.committed);
-            committed.extend(
-                group.iter().map(|(published, _)| {
-                    (published.receipt.key.clone(), published.receipt.clone())
-                }),
-            );
+            let receipts = group.iter().map(|(published, _)| &published.receipt);
+            receipts.for_each(|receipt| committed.insert(receipt));
         }
         // What is left of the stage means nothing any more; a crash here leaves it to the next attach.
         let left: Vec<StageRecord> = {
@@ -394,23 +416,45 @@ fn now_ms() -> i64 {
     })
 }
 
+/// Waits for more partitions to publish together, at most so long: a commit costs as much for one as for a hundred.
+async fn gather(queue: &mut mpsc::Receiver<Request>, waiting: &mut Vec<Request>, linger: Duration) {
+    let until = Instant::now() + linger;
+    while waiting.len() < GROUP_MAX {
+        let room = GROUP_MAX - waiting.len();
+        match tokio::time::timeout_at(until, queue.recv_many(waiting, room)).await {
+            Ok(more) if more > 0 => {}
+            _ => return,
+        }
+    }
+}
+
 /// Publishes what waits, as one commit, and again.
 async fn run_committer(shared: Arc<Shared>, mut queue: mpsc::Receiver<Request>) {
     let mut waiting = Vec::new();
+    let mut linger = Duration::ZERO;
     while queue.recv_many(&mut waiting, GROUP_MAX).await > 0 {
+        gather(&mut queue, &mut waiting, linger).await;
+        let (began, many) = (Instant::now(), waiting.len() > 1);
         let mut group = Vec::with_capacity(waiting.len());
+        let mut unwritten = Vec::new();
         let mut answers = Vec::with_capacity(waiting.len());
         for Request {
             published,
             files,
+            fresh,
             done,
         } in waiting.drain(..)
         {
             group.push((published, files));
+            unwritten.extend(fresh);
             answers.push(done);
         }
-        let result = shared.blame(shared.publish(&group).await).await;
+        let result = shared.blame(shared.publish(&group, unwritten).await).await;
         let result = result.and_then(|()| shared.returns());
+        linger = match many {
+            true => (began.elapsed() * LINGER_COMMITS).min(LINGER_MAX),
+            false => Duration::ZERO,
+        };
         for done in answers {
             let answer = match &result {
                 Ok(()) => Ok(()),
@@ -441,18 +485,16 @@ impl Attachment for LakeAttachment {
             state: PositionState::Committed(receipt.clone()),
         };
         let mut positions: Vec<Result<Position>> = Vec::new();
-        let own = lock(&shared.committed).clone();
+        let own = lock(&shared.committed).all()?;
+        let done: HashSet<&PartitionKey> = own.iter().map(|receipt| &receipt.key).collect();
         positions.extend(
             shared
                 .earlier
                 .iter()
-                .filter(|(_, receipt)| !own.contains_key(&receipt.key))
+                .filter(|(_, receipt)| !done.contains(&receipt.key))
                 .map(|(run, receipt)| Ok(committed(*run, receipt))),
         );
-        positions.extend(
-            own.values()
-                .map(|receipt| Ok(committed(shared.run, receipt))),
-        );
+        positions.extend(own.iter().map(|receipt| Ok(committed(shared.run, receipt))));
         positions.extend(
             lock(&shared.records)
                 .values()
@@ -498,7 +540,7 @@ impl LakeAttachment {
         shared.check_fence().await?;
         let key = &partition.key;
         if let Some(receipt) = lock(&shared.committed).get(key) {
-            return Ok(Begun::Already(receipt.clone()));
+            return Ok(Begun::Already(receipt));
         }
         if disposition == Disposition::Replace {
             shared.removable()?;
@@ -535,18 +577,14 @@ impl LakeAttachment {
                 key.label()
             )));
         }
-        Ok(Begun::Writer(Box::new(Writer {
-            shared: Arc::clone(shared),
-            commits: self.commits.clone(),
-            key: key.clone(),
-            version: partition.version.clone(),
+        Ok(Begun::Writer(Box::new(Writer::new(
+            Arc::clone(shared),
+            self.commits.clone(),
+            partition,
             disposition,
-            place: directory_name(key, &values),
-            files: base.map(|record| record.files).unwrap_or_default(),
-            file: None,
-            mapping: None,
-            rows: from.map_or(0, |from| from.rows),
-        })))
+            directory_name(key, &values),
+            base,
+        ))))
     }
 
     async fn do_drop_partition(&self, key: &PartitionKey) -> Result<()> {
@@ -597,221 +635,4 @@ fn values_of(shared: &Shared, key: &PartitionKey) -> Result<HashMap<String, Opti
     values
         .collect::<Result<_>>()
         .with_context(|| format!("partition {}", key.label()))
-}
-
-/// One partition being written.
-#[derive(Debug)]
-struct Writer {
-    shared: Arc<Shared>,
-    commits: mpsc::Sender<Request>,
-    key: PartitionKey,
-    version: strait_common::engine::Version,
-    disposition: Disposition,
-    place: PathBuf,
-    files: Vec<StagedFile>,
-    file: Option<Open>,
-    mapping: Option<Mapping>,
-    rows: u64,
-}
-
-/// The file that rows go to now.
-struct Open(FileWriter);
-
-impl std::fmt::Debug for Open {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Open")
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        lock(&self.shared.open).remove(&self.key);
-    }
-}
-
-impl Writer {
-    async fn close_file(&mut self) -> Result<()> {
-        let Some(Open(file)) = self.file.take() else {
-            return Ok(());
-        };
-        let (disk, stage) = (self.shared.lake.disk().clone(), self.shared.stage.clone());
-        let closed = self.shared.cpu.run(move || {
-            let closed = file.close(&disk)?;
-            stage.sync()?;
-            Ok(closed)
-        });
-        self.files.push(closed.await?);
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl PartitionWriter for Writer {
-    async fn append(&mut self, records: RecordBatch) -> Result<()> {
-        let result = self.do_append(records).await;
-        self.shared.blame(result).await
-    }
-
-    async fn checkpoint(&mut self, mark: Mark) -> Result<Position> {
-        let result = self.do_checkpoint(mark).await;
-        self.shared.blame(result).await
-    }
-
-    async fn finish(mut self: Box<Self>, receipt: Receipt) -> Result<Finished> {
-        let result = self.do_finish(receipt).await;
-        self.shared.blame(result).await
-    }
-}
-
-impl Writer {
-    async fn do_append(&mut self, records: RecordBatch) -> Result<()> {
-        self.shared.check_fence().await?;
-        if records.num_rows() == 0 {
-            return Ok(());
-        }
-        let mapping = match &self.mapping {
-            Some(mapping) => mapping.clone(),
-            None => {
-                let mapping = check_schema(&self.shared.mapping, &records)?;
-                self.mapping = Some(mapping.clone());
-                mapping
-            }
-        };
-        let (key, first, file) = (self.key.clone(), self.rows, self.file.take());
-        let (stage, epoch) = (self.shared.stage.clone(), self.shared.epoch);
-        let rows = records.num_rows() as u64;
-        let work = move || {
-            check_key(&records, &key, first)?;
-            let stored = mapping.to_stored(&records)?;
-            drop(records);
-            let columns = stored
-                .schema_ref()
-                .fields()
-                .iter()
-                .enumerate()
-                .filter(|(_, field)| key.cell(field.name()).is_none());
-            let stored = stored
-                .project(&columns.map(|(at, _)| at).collect::<Vec<_>>())
-                .or_error(Kind::Internal, "project")?;
-            let mut file = match file {
-                Some(Open(file)) => file,
-                None => FileWriter::open(&stage, epoch, &stored)?,
-            };
-            file.write(&stored)?;
-            Ok(Open(file))
-        };
-        self.file = Some(self.shared.cpu.run(work).await?);
-        self.rows += rows;
-        Ok(())
-    }
-
-    async fn do_checkpoint(&mut self, mark: Mark) -> Result<Position> {
-        self.shared.check_fence().await?;
-        self.close_file().await?;
-        let record = StageRecord {
-            epoch: self.shared.epoch,
-            key: self.key.clone(),
-            version: self.version.clone(),
-            sequence: mark.sequence,
-            cursor: to_hex(&mark.cursor.0),
-            rows: mark.rows,
-            digest: mark.digest,
-            files: self.files.clone(),
-        };
-        let position = record.position(self.shared.run)?;
-        let older = lock(&self.shared.records)
-            .get(&self.key)
-            .map(|older| older.epoch);
-        let (stage, written) = (self.shared.stage.clone(), record.clone());
-        let write = move || {
-            stage.write_record(&written)?;
-            match older {
-                Some(older) if older != written.epoch => stage.forget(&written.key, older),
-                _ => Ok(()),
-            }
-        };
-        self.shared.cpu.run(write).await?;
-        lock(&self.shared.records).insert(self.key.clone(), record);
-        self.shared.returns()?;
-        Ok(position)
-    }
-
-    async fn do_finish(&mut self, receipt: Receipt) -> Result<Finished> {
-        if let Some(committed) = lock(&self.shared.committed).get(&self.key) {
-            if *committed != receipt {
-                return Err(Error::corrupt(format!(
-                    "partition {}: it was committed with another receipt",
-                    self.key.label()
-                )));
-            }
-            return Ok(Finished::Already(committed.clone()));
-        }
-        self.close_file().await?;
-        let place = |file: &StagedFile| {
-            let path = self.place.join(format!("strait-{}", file.name));
-            PublishedFile {
-                staged: file.name.clone(),
-                path: path.to_string_lossy().into_owned(),
-            }
-        };
-        let published = Published {
-            disposition: self.disposition,
-            files: self.files.iter().map(place).collect(),
-            receipt,
-        };
-        let (done, answer) = oneshot::channel();
-        let request = Request {
-            published,
-            files: std::mem::take(&mut self.files),
-            done,
-        };
-        let gone = || Error::unavailable("the attempt is over");
-        self.commits.send(request).await.map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())??;
-        Ok(Finished::Now)
-    }
-}
-
-/// The mapping of the run's columns, which must be columns of the table.
-fn check_schema(table: &Mapping, records: &RecordBatch) -> Result<Mapping> {
-    let schema = records.schema();
-    for field in schema.fields() {
-        let found = table.original().field_with_name(field.name());
-        let found = found.map_err(|_| {
-            Error::schema(format!(
-                "column {}: the table at the sink has no such column",
-                field.name()
-            ))
-        })?;
-        if !same_type(found.data_type(), field.data_type()) {
-            let (theirs, ours) = (field.data_type(), found.data_type());
-            return Err(Error::schema(format!(
-                "column {}: {theirs} at the source, {ours} at the sink",
-                field.name()
-            )));
-        }
-    }
-    Mapping::of(&schema)
-}
-
-/// Every row must have the key's values.
-fn check_key(records: &RecordBatch, key: &PartitionKey, first_row: u64) -> Result<()> {
-    for (name, cell) in key.parts() {
-        let column = records.column_by_name(name).ok_or_else(|| {
-            Error::schema(format!(
-                "the rows lack column {name}, which divides the table"
-            ))
-        })?;
-        let expected = Scalar::new(column_of(cell, column.data_type(), 1)?);
-        let same = arrow::compute::kernels::cmp::not_distinct(&column, &expected)
-            .or_error(Kind::Schema, format!("column {name}"))?;
-        if same.true_count() != same.len() {
-            let row = (0..same.len()).find(|&row| !same.value(row)).unwrap_or(0);
-            return Err(Error::corrupt(format!(
-                "column {name}, row {}: the value is not {cell}, as its partition says",
-                first_row + row as u64
-            )));
-        }
-    }
-    Ok(())
 }

@@ -3,6 +3,7 @@
 //! Every act is a numbered step. A recorder can list them, so that a test sees their order, and can end the process's work at any of them, so that a
 //! test sees what is left.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,8 @@ pub enum Step<'a> {
     },
     /// Names in a directory become durable.
     SyncDirectory(&'a Path),
+    /// All content and all names of the file system that this directory is on become durable.
+    SyncStore(&'a Path),
     /// A file is removed.
     Remove(&'a Path),
     /// An act of the engine's interface returns.
@@ -110,6 +113,15 @@ impl Disk {
         self.step(Step::SyncDirectory(path))?;
         let result = File::open(path).and_then(|directory| directory.sync_all());
         result.or_error(Kind::Unavailable, context("sync directory", path))
+    }
+
+    /// Writes a file whose content is not durable yet.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn write(&self, path: &Path, content: &[u8]) -> Result<()> {
+        self.step(Step::Write(path))?;
+        fs::write(path, content).or_error(Kind::Unavailable, context("write", path))
     }
 
     /// Makes a directory and those above it that are missing, and says which; none of them is durable.
@@ -243,6 +255,62 @@ impl Disk {
         let file = written.or_error(Kind::Unavailable, context("write", path))?;
         self.sync(&file, &draft)?;
         Ok(draft)
+    }
+}
+
+/// So many files and directories are synced one by one.
+const SYNC_EACH_MAX: usize = 4;
+/// File systems whose `syncfs` writes everything and tells of every error: ext4 (3 and 2), XFS, Btrfs, tmpfs.
+const SYNCED_AT_ONCE: [u64; 4] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994];
+
+/// A file system, to make many files on it durable together: a sync of each costs milliseconds, one of all of them hardly more.
+#[derive(Debug)]
+pub struct Together {
+    /// Open since before the first write, so that errors of writing back in between are told.
+    directory: File,
+    path: PathBuf,
+    at_once: bool,
+}
+
+impl Together {
+    /// The file system that this directory is on.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn open(path: &Path) -> Result<Together> {
+        let directory = File::open(path).or_error(Kind::Unavailable, context("open", path))?;
+        let stats = rustix::fs::fstatfs(&directory)
+            .or_error(Kind::Unavailable, context("file system of", path))?;
+        let kind = u64::try_from(stats.f_type).unwrap_or(0);
+        Ok(Together {
+            directory,
+            path: path.to_owned(),
+            at_once: SYNCED_AT_ONCE.contains(&kind),
+        })
+    }
+
+    /// Makes the content of these files durable, then the names in these directories; all of them are on this file system.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn sync(
+        &self,
+        disk: &Disk,
+        files: &[PathBuf],
+        directories: &BTreeSet<PathBuf>,
+    ) -> Result<()> {
+        if self.at_once && files.len() + directories.len() > SYNC_EACH_MAX {
+            disk.step(Step::SyncStore(&self.path))?;
+            return rustix::fs::syncfs(&self.directory)
+                .or_error(Kind::Unavailable, context("sync", &self.path));
+        }
+        for path in files {
+            let file = File::open(path).or_error(Kind::Unavailable, context("open", path))?;
+            disk.sync(&file, path)?;
+        }
+        directories
+            .iter()
+            .try_for_each(|directory| disk.sync_directory(directory))
     }
 }
 

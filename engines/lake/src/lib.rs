@@ -17,12 +17,14 @@ pub mod listing;
 mod load_error;
 pub mod partition_values;
 pub mod read;
+mod receipts;
 pub mod sink;
 pub mod source;
 pub mod stage;
 pub mod table;
 pub mod transactions;
 pub mod types;
+mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -117,26 +117,28 @@ pub fn stream(plan: Plan, after: &Cursor, cpu: CpuPool) -> Result<Stream<Batch>>
         (reader, cpu),
         async move |(reader, cpu)| {
             // A page that does not fit what the stream holds is paid for before it is decoded, and asking for that may wait.
-            let (mut reader, needed) = cpu.run(move || reader.prepare()).await?;
-            reader.lease = None;
-            if needed > 0 {
-                let name = reader.file_name();
-                reader.lease = Some(
-                    reader
-                        .plan
-                        .limits
-                        .budget
-                        .lease_alone(needed)
-                        .await
-                        .with_context(|| format!("file {name}: its next pages"))?,
-                );
-            }
-            let (batch, reader) = cpu
-                .run(move || {
-                    let mut reader = reader;
-                    Ok((reader.next()?, reader))
-                })
-                .await?;
+            let first = move || {
+                let (mut reader, needed) = reader.prepare()?;
+                reader.lease = None;
+                let batch = if needed == 0 {
+                    Some(reader.next()?)
+                } else {
+                    None
+                };
+                Ok((reader, needed, batch))
+            };
+            let (mut reader, needed, batch) = cpu.run(first).await?;
+            let (batch, reader) = match batch {
+                Some(batch) => (batch, reader),
+                None => {
+                    let (name, column) = (reader.file_name(), reader.widest().to_owned());
+                    let lease = reader.plan.limits.budget.lease_alone(needed).await;
+                    reader.lease = Some(lease.with_context(|| {
+                        format!("file {name}, column {column}: its next pages")
+                    })?);
+                    cpu.run(move || Ok((reader.next()?, reader))).await?
+                }
+            };
             Ok(batch.map(|batch| (batch, (reader, cpu))))
         },
     )))
@@ -169,6 +171,12 @@ impl Reader {
             .get(self.place.file as usize)
             .map(|file| file.path.clone())
             .unwrap_or_default()
+    }
+
+    /// The column with the largest page among the next ones.
+    fn widest(&self) -> &str {
+        let group = self.open.as_ref();
+        group.map_or("", |group| group.pages.widest(self.place.row))
     }
 
     /// Opens what comes next, and says how many bytes beyond the stream's lease its next batch needs.
@@ -391,7 +399,8 @@ fn open_file(path: &Path) -> Result<File> {
 /// How many bytes the rows of a row group take when decoded, as exactly as the file says.
 #[derive(Debug, Default)]
 struct Pages {
-    columns: Vec<Vec<Page>>,
+    /// By name, those of variable width.
+    columns: Vec<(String, Vec<Page>)>,
     /// Bytes of a row in columns of fixed width.
     fixed: u64,
 }
@@ -430,7 +439,7 @@ impl Pages {
             }
             let whole = u64::try_from(column.uncompressed_size()).unwrap_or(0);
             let index = index.and_then(|index| index.get(leaf));
-            pages.columns.push(match index {
+            let found = match index {
                 Some(index) if !index.page_locations().is_empty() => {
                     let locations = index.page_locations();
                     let exact = index.unencoded_byte_array_data_bytes();
@@ -464,7 +473,8 @@ impl Pages {
                     rows,
                     bytes: None,
                 }],
-            });
+            };
+            pages.columns.push((column.column_path().string(), found));
         }
         pages
     }
@@ -473,17 +483,23 @@ impl Pages {
         self.columns.len() + usize::try_from(self.fixed / 16).unwrap_or(0)
     }
 
+    fn widest(&self, row: u64) -> &str {
+        let largest = |(_, pages): &&(String, Vec<Page>)| {
+            near(pages, row).filter_map(|page| page.bytes).max()
+        };
+        self.columns
+            .iter()
+            .max_by_key(largest)
+            .map_or("", |(name, _)| name)
+    }
+
     /// How many rows from `row` on make a batch of at most `batch_bytes`, and the bytes of the pages they come from.
     fn step(&self, row: u64, batch_bytes: u64) -> (usize, u64) {
         let mut per_row = self.fixed.max(1);
         let mut page_bytes = 0;
         let mut known = true;
-        for pages in &self.columns {
-            let at = pages
-                .partition_point(|page| page.first <= row)
-                .saturating_sub(1);
-            // The next page counts too, so that a batch that reaches into wider rows is short already.
-            let near = pages.iter().skip(at).take(2);
+        for (_, pages) in &self.columns {
+            let near = near(pages, row);
             let mut widest = 0;
             let mut bytes = 0;
             for page in near {
@@ -504,4 +520,12 @@ impl Pages {
         let step = fits.clamp(1, most);
         (1 << step.ilog2(), page_bytes)
     }
+}
+
+/// The page that has this row, and the next one: a batch that reaches into wider rows is short already.
+fn near(pages: &[Page], row: u64) -> impl Iterator<Item = &Page> {
+    let at = pages
+        .partition_point(|page| page.first <= row)
+        .saturating_sub(1);
+    pages.iter().skip(at).take(2)
 }

@@ -1,6 +1,6 @@
 //! Rows on their way: written as Parquet below the run's stage, durable at a checkpoint, not visible before the commit.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::metadata::ParquetMetaData;
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::file::properties::{
+    EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion,
+};
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use strait_common::digest::Digest;
@@ -21,8 +22,9 @@ use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, OrError, Result};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::disk::{Disk, Step};
+use crate::disk::{Disk, Step, Together};
 use crate::ledger::{list, run_directory};
+use crate::load_error::data_kind;
 
 /// Encoded bytes of a row group: what an open writer holds grows with it.
 const ROW_GROUP_BYTES: usize = 8 << 20;
@@ -33,6 +35,9 @@ const COLUMN_BYTES: u64 = 512 << 10;
 /// Rows that are looked at to judge whether a column deserves a dictionary, and the share of distinct values up to which it does.
 const SAMPLE_ROWS: usize = 4096;
 const DISTINCT_SHARE: usize = 8;
+/// A column of fewer bytes is not compressed, and a file of as few rows has no index of its pages.
+const PLAIN_BYTES_MAX: usize = 4096;
+const INDEXED_ROWS_MIN: u64 = 512;
 
 /// What one open writer of so many columns holds.
 pub fn writer_bytes(columns: usize) -> u64 {
@@ -165,22 +170,57 @@ impl Stage {
         ))
     }
 
-    /// The schemas of these files, each once, with a file that has it.
+    /// The schemas of these files, each once, with a file that has it. What was written before is read again.
     ///
     /// # Errors
     /// `Corrupt` if a file is no whole Parquet file.
-    pub fn schemas(&self, names: &[String]) -> Result<Vec<(String, SchemaRef)>> {
+    pub fn schemas(&self, names: &[String], fresh: &[Fresh]) -> Result<Vec<(String, SchemaRef)>> {
         let mut schemas: Vec<(String, SchemaRef)> = Vec::new();
+        let mut add = |name: &String, schema: &SchemaRef| {
+            if schemas.iter().all(|(_, known)| known != schema) {
+                schemas.push((name.clone(), Arc::clone(schema)));
+            }
+        };
+        fresh
+            .iter()
+            .for_each(|fresh| add(&fresh.file.name, &fresh.schema));
         for name in names {
             let context = || format!("staged file {name}");
             let file = File::open(self.path(name)).or_error(Kind::Unavailable, context())?;
             let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new());
-            let metadata = metadata.or_error(Kind::Corrupt, context())?;
-            if schemas.iter().all(|(_, known)| known != metadata.schema()) {
-                schemas.push((name.clone(), Arc::clone(metadata.schema())));
-            }
+            let metadata = metadata
+                .map_err(|error| Error::new(data_kind(&error), context()).with_source(error))?;
+            add(name, metadata.schema());
         }
         Ok(schemas)
+    }
+
+    /// The file system that it is on.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn together(&self) -> Result<Together> {
+        Together::open(&self.directory)
+    }
+
+    /// Writes what is not written, and makes all of these files durable, with their names.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn make_durable(&self, together: &Together, files: &[Fresh]) -> Result<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let mut paths = Vec::with_capacity(files.len());
+        for fresh in files {
+            let path = self.path(&fresh.file.name);
+            if let Some(content) = &fresh.content {
+                self.disk.write(&path, content)?;
+            }
+            paths.push(path);
+        }
+        let stage = BTreeSet::from([self.directory.clone()]);
+        together.sync(&self.disk, &paths, &stage)
     }
 
     /// Makes a position durable. Its files are durable already.
@@ -297,9 +337,10 @@ fn parse_record(bytes: &[u8]) -> Option<StageRecord> {
 /// One file being staged.
 pub struct FileWriter {
     writer: ArrowWriter<File>,
-    sync: File,
+    file: File,
     path: PathBuf,
     name: String,
+    schema: SchemaRef,
     rows: u64,
 }
 
@@ -313,17 +354,19 @@ impl FileWriter {
         let path = stage.path(&name);
         stage.disk.step(Step::Write(&path))?;
         let file = File::create(&path).or_error(Kind::Unavailable, path.display())?;
-        let sync = file
+        let written = file
             .try_clone()
             .or_error(Kind::Unavailable, path.display())?;
         let schema: SchemaRef = Arc::clone(first.schema_ref());
-        let writer = ArrowWriter::try_new(file, schema, Some(properties(first)))
+        let properties = properties(first).build();
+        let writer = ArrowWriter::try_new(written, Arc::clone(&schema), Some(properties))
             .or_error(Kind::Internal, path.display())?;
         Ok(FileWriter {
             writer,
-            sync,
+            file,
             path,
             name,
+            schema,
             rows: 0,
         })
     }
@@ -346,25 +389,79 @@ impl FileWriter {
     /// # Errors
     /// `Unavailable` if the disk fails.
     pub fn close(self, disk: &Disk) -> Result<StagedFile> {
+        let (sync, path) = (self.file.try_clone(), self.path.clone());
+        let fresh = self.end()?;
+        let sync = sync.or_error(Kind::Unavailable, path.display())?;
+        disk.sync(&sync, &path)?;
+        Ok(fresh.file)
+    }
+
+    /// Ends the file; nothing of it is durable.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn end(self) -> Result<Fresh> {
         let context = self.path.display().to_string();
-        let metadata = self.writer.close().or_error(Kind::Unavailable, &context)?;
-        disk.sync(&self.sync, &self.path)?;
-        let size = self
-            .sync
-            .metadata()
-            .or_error(Kind::Unavailable, &context)?
-            .len();
-        Ok(StagedFile {
-            name: self.name,
-            size,
-            rows: self.rows,
-            stats: stats(&metadata, self.rows),
+        self.writer.close().or_error(Kind::Unavailable, &context)?;
+        let metadata = self.file.metadata();
+        let size = metadata.or_error(Kind::Unavailable, &context)?.len();
+        Ok(Fresh {
+            file: StagedFile {
+                name: self.name,
+                size,
+                rows: self.rows,
+                stats: stats(self.rows),
+            },
+            schema: self.schema,
+            content: None,
+        })
+    }
+}
+
+/// A file that waits to be made durable together with others.
+#[derive(Debug)]
+pub struct Fresh {
+    /// What it is.
+    pub file: StagedFile,
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// What it will hold, where it is not written yet.
+    pub content: Option<Vec<u8>>,
+}
+
+impl Fresh {
+    /// Encodes a few rows in memory.
+    ///
+    /// # Errors
+    /// `Internal` if they cannot be encoded.
+    pub fn encode(epoch: Epoch, batches: &[RecordBatch]) -> Result<Fresh> {
+        const WHAT: &str = "encode a partition";
+        let first = batches.first();
+        let first = first.ok_or_else(|| Error::internal("a file without rows"))?;
+        let rows = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+        let schema: SchemaRef = Arc::clone(first.schema_ref());
+        let properties = small(properties(first), batches, rows).build();
+        let writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties));
+        let mut writer = writer.or_error(Kind::Internal, WHAT)?;
+        for batch in batches {
+            writer.write(batch).or_error(Kind::Internal, WHAT)?;
+        }
+        let content = writer.into_inner().or_error(Kind::Internal, WHAT)?;
+        Ok(Fresh {
+            file: StagedFile {
+                name: Stage::new_name(epoch),
+                size: content.len() as u64,
+                rows,
+                stats: stats(rows),
+            },
+            schema,
+            content: Some(content),
         })
     }
 }
 
 /// Writer version 2 with its delta encodings, and dictionaries only where they pay: two to four times the defaults' throughput.
-fn properties(first: &RecordBatch) -> WriterProperties {
+fn properties(first: &RecordBatch) -> WriterPropertiesBuilder {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
         .set_writer_version(WriterVersion::PARQUET_2_0)
@@ -379,7 +476,34 @@ fn properties(first: &RecordBatch) -> WriterProperties {
                 .set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), true);
         }
     }
-    properties.build()
+    properties
+}
+
+/// The same for rows that are all known and few: what is smaller than a page of the disk is not worth compressing, nor a few rows an index.
+fn small(
+    mut properties: WriterPropertiesBuilder,
+    batches: &[RecordBatch],
+    rows: u64,
+) -> WriterPropertiesBuilder {
+    let columns = batches.first().map_or(0, RecordBatch::num_columns);
+    for at in 0..columns {
+        let bytes: usize = batches
+            .iter()
+            .map(|batch| batch.column(at).get_array_memory_size())
+            .sum();
+        if bytes < PLAIN_BYTES_MAX
+            && let Some(field) = batches
+                .first()
+                .and_then(|batch| batch.schema_ref().fields().get(at))
+        {
+            let path = ColumnPath::from(field.name().as_str());
+            properties = properties.set_column_compression(path, Compression::UNCOMPRESSED);
+        }
+    }
+    if rows <= INDEXED_ROWS_MIN {
+        properties = properties.set_offset_index_disabled(true);
+    }
+    properties
 }
 
 fn deserves_dictionary(column: &dyn Array) -> bool {
@@ -396,6 +520,6 @@ fn deserves_dictionary(column: &dyn Array) -> bool {
 }
 
 /// Delta's statistics: the number of rows. More than that is only ever an optimisation of readers, and a wrong bound loses rows.
-fn stats(_metadata: &ParquetMetaData, rows: u64) -> String {
+fn stats(rows: u64) -> String {
     format!("{{\"numRecords\":{rows}}}")
 }

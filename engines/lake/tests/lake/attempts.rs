@@ -100,14 +100,14 @@ async fn partitions_finish_in_another_order_than_they_began() {
 
 /// A door that a step stands before until the test opens it.
 #[derive(Default)]
-struct Door {
+pub(crate) struct Door {
     /// Whether somebody stands before it, and whether it is open.
     state: Mutex<(bool, bool)>,
     changed: Condvar,
 }
 
 impl Door {
-    fn pass(&self) {
+    pub(crate) fn pass(&self) {
         let mut state = self.state.lock().unwrap();
         state.0 = true;
         self.changed.notify_all();
@@ -117,7 +117,7 @@ impl Door {
         assert!(!timeout.timed_out(), "nobody opens the door");
     }
 
-    fn wait_for_somebody(&self) {
+    pub(crate) fn wait_for_somebody(&self) {
         let state = self.state.lock().unwrap();
         let (_state, timeout) = (self.changed)
             .wait_timeout_while(state, WAIT, |(there, _)| !*there)
@@ -125,7 +125,7 @@ impl Door {
         assert!(!timeout.timed_out(), "nobody comes to the door");
     }
 
-    fn open(&self) {
+    pub(crate) fn open(&self) {
         self.state.lock().unwrap().1 = true;
         self.changed.notify_all();
     }

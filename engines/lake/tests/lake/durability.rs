@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::poll;
 use strait_common::engine::{Attachment, Begun, Disposition, Outcome};
 use strait_conformance::data::Part;
 use strait_lake::disk::Step;
 
+use crate::attempts::Door;
 use crate::trace::{Act, Verdict, Watch, check, directories_named_in, is_log_entry};
 use crate::world::{
     CHUNK, World, attach, begin, begun, copy, finish, positions, prepare, stage, three_parts,
@@ -141,6 +143,68 @@ async fn the_check_finds_every_sync_that_is_missing() {
         }
     }
     assert!(missing > 50, "only {missing} were tried");
+}
+
+/// Many partitions of few rows: they are in memory until their commit, and one act makes all of them durable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn partitions_that_are_published_together_are_durable_together() {
+    const PARTS: i32 = 12;
+    let world = World::new();
+    let watch = Watch::new();
+    let store = world.watched(&watch).await;
+    prepare(&store).await.unwrap();
+    let attachment = attach(&store, 1).await.unwrap();
+    let door = Arc::new(Door::default());
+    let at_door = Arc::clone(&door);
+    watch.judge(move |step| {
+        if let Step::Link { to, .. } = step
+            && is_log_entry(to)
+        {
+            at_door.pass();
+        }
+        Verdict::Go
+    });
+    let mut finishing = Vec::new();
+    let mut parts = Vec::new();
+    for day in 0..PARTS {
+        let rows = i64::from(day) * 100;
+        let part = Part::new(Some(day), Some("IBM"), rows..rows + 5).unwrap();
+        let mut writer = begin(attachment.as_ref(), &part, None).await.unwrap();
+        writer.append(part.rows(0, 5).unwrap()).await.unwrap();
+        assert!(writer.seal().await.unwrap() > 0, "it holds its rows");
+        finishing.push(writer.finish(part.receipt().unwrap()));
+        parts.push(part);
+    }
+    // The first one's commit stands still until the others wait for the next.
+    assert!(poll!(&mut finishing[0]).is_pending());
+    tokio::task::block_in_place(|| door.wait_for_somebody());
+    for finish in &mut finishing[1..] {
+        assert!(poll!(finish).is_pending());
+    }
+    door.open();
+    for finished in futures::future::join_all(finishing).await {
+        finished.unwrap();
+    }
+    world.ensure_visible(&parts).await;
+    let acts = watch.take();
+    let root = world.directory.path();
+    check(root, &acts).unwrap();
+    let is_together = |act: &&Act| matches!(act, Act::SyncStore(_));
+    if !acts.iter().any(|act| is_together(&act)) {
+        // A file system that is not known to sync at once: each file was, as the check above has seen.
+        return;
+    }
+    let mut tried = 0;
+    for at in (0..acts.len()).filter(|at| is_together(&&acts[*at])) {
+        let mut without = acts.clone();
+        without.remove(at);
+        assert!(check(root, &without).is_err(), "without act {at}");
+        tried += 1;
+    }
+    assert_eq!(
+        tried, 1,
+        "one for the files and their names; a place for all of them is there"
+    );
 }
 
 /// Every twentieth commit ends with one.

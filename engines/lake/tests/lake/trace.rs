@@ -24,6 +24,7 @@ pub(crate) enum Act {
         text: Option<String>,
     },
     SyncDirectory(PathBuf),
+    SyncStore(PathBuf),
     Remove(PathBuf),
     Return,
 }
@@ -42,6 +43,7 @@ impl Act {
                     .and_then(|bytes| String::from_utf8(bytes).ok()),
             },
             Step::SyncDirectory(path) => Act::SyncDirectory(path.to_owned()),
+            Step::SyncStore(path) => Act::SyncStore(path.to_owned()),
             Step::Remove(path) => Act::Remove(path.to_owned()),
             Step::Return => Act::Return,
         }
@@ -172,6 +174,10 @@ pub(crate) fn check(root: &Path, acts: &[Act]) -> std::result::Result<(), String
             Act::SyncDirectory(path) => known
                 .unsafe_names
                 .retain(|name| name.parent() != Some(path)),
+            Act::SyncStore(_) => {
+                known.content.extend(known.named.iter().cloned());
+                known.unsafe_names.clear();
+            }
             Act::Remove(path) => {
                 known.unsafe_names.remove(path);
                 known.named.remove(path);

@@ -1,0 +1,339 @@
+//! One partition on its way into the stage.
+//!
+//! A few rows stay in memory as they came, and are encoded when no more come; their group's commit writes and syncs them with all others of it. More rows go to a
+//! file at once. A checkpoint makes a file of either, and durable.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::{Array, RecordBatch, Scalar};
+use async_trait::async_trait;
+use strait_common::engine::{
+    Disposition, Finished, Mark, Partition, PartitionWriter, Position, Receipt, Version,
+};
+use strait_common::key::PartitionKey;
+use strait_common::{Error, Kind, OrError, Result};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::attachment::{Request, Shared, lock};
+use crate::ledger::{Published, PublishedFile};
+use crate::partition_values::column_of;
+use crate::stage::{FileWriter, Fresh, StageRecord, StagedFile, to_hex};
+use crate::types::{Mapping, same_type};
+
+/// Rows of at most so many bytes stay in memory until their commit.
+const SMALL_BYTES: usize = 128 << 10;
+/// Where the files of partitions go that stayed in memory, below the table: a directory for each would have to be made and synced.
+const SMALL_PLACE: &str = "strait-small";
+
+/// One partition being written.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    commits: mpsc::Sender<Request>,
+    key: PartitionKey,
+    version: Version,
+    disposition: Disposition,
+    place: PathBuf,
+    /// Those of checkpoints, durable.
+    files: Vec<StagedFile>,
+    after: After,
+    mapping: Option<Mapping>,
+    rows: u64,
+}
+
+/// The rows since the last checkpoint.
+enum After {
+    /// Few, as they came.
+    Few(Vec<RecordBatch>, usize),
+    /// In this file.
+    File(Box<FileWriter>),
+    /// No more come. None where there were none.
+    Sealed(Option<Fresh>),
+}
+
+impl Default for After {
+    fn default() -> After {
+        After::Few(Vec::new(), 0)
+    }
+}
+
+impl std::fmt::Debug for After {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("After")
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        lock(&self.shared.open).remove(&self.key);
+    }
+}
+
+#[async_trait]
+impl PartitionWriter for Writer {
+    async fn append(&mut self, records: RecordBatch) -> Result<()> {
+        let result = self.do_append(records).await;
+        self.shared.blame(result).await
+    }
+
+    async fn checkpoint(&mut self, mark: Mark) -> Result<Position> {
+        let result = self.do_checkpoint(mark).await;
+        self.shared.blame(result).await
+    }
+
+    async fn seal(&mut self) -> Result<u64> {
+        let result = self.do_seal().await;
+        self.shared.blame(result).await
+    }
+
+    async fn finish(mut self: Box<Self>, receipt: Receipt) -> Result<Finished> {
+        let result = self.do_finish(receipt).await;
+        self.shared.blame(result).await
+    }
+}
+
+impl Writer {
+    /// A writer that goes on after what is staged in `base`.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        commits: mpsc::Sender<Request>,
+        partition: &Partition,
+        disposition: Disposition,
+        place: PathBuf,
+        base: Option<StageRecord>,
+    ) -> Writer {
+        Writer {
+            shared,
+            commits,
+            key: partition.key.clone(),
+            version: partition.version.clone(),
+            disposition,
+            place,
+            rows: base.as_ref().map_or(0, |base| base.rows),
+            files: base.map(|base| base.files).unwrap_or_default(),
+            after: After::default(),
+            mapping: None,
+        }
+    }
+
+    async fn do_append(&mut self, records: RecordBatch) -> Result<()> {
+        self.shared.check_fence().await?;
+        if records.num_rows() == 0 {
+            return Ok(());
+        }
+        let mapping = match &self.mapping {
+            Some(mapping) => mapping.clone(),
+            None => {
+                let mapping = check_schema(&self.shared.mapping, &records)?;
+                self.mapping = Some(mapping.clone());
+                mapping
+            }
+        };
+        let (key, first, after) = (self.key.clone(), self.rows, std::mem::take(&mut self.after));
+        let (stage, epoch) = (self.shared.stage.clone(), self.shared.epoch);
+        let rows = records.num_rows() as u64;
+        let work = move || {
+            check_key(&records, &key, first)?;
+            let stored = mapping.to_stored(&records)?;
+            drop(records);
+            let columns = stored
+                .schema_ref()
+                .fields()
+                .iter()
+                .enumerate()
+                .filter(|(_, field)| key.cell(field.name()).is_none());
+            let stored = stored
+                .project(&columns.map(|(at, _)| at).collect::<Vec<_>>())
+                .or_error(Kind::Internal, "project")?;
+            let mut file = match after {
+                After::Few(mut few, mut bytes) => {
+                    bytes += stored.get_array_memory_size();
+                    if bytes <= SMALL_BYTES {
+                        few.push(stored);
+                        return Ok(After::Few(few, bytes));
+                    }
+                    let first = few.first().unwrap_or(&stored);
+                    let mut file = Box::new(FileWriter::open(&stage, epoch, first)?);
+                    few.iter().try_for_each(|rows| file.write(rows))?;
+                    file
+                }
+                After::File(file) => file,
+                After::Sealed(_) => return Err(Error::internal("rows after the last ones")),
+            };
+            file.write(&stored)?;
+            Ok(After::File(file))
+        };
+        self.after = self.shared.cpu.run(work).await?;
+        self.rows += rows;
+        Ok(())
+    }
+
+    async fn do_checkpoint(&mut self, mark: Mark) -> Result<Position> {
+        self.shared.check_fence().await?;
+        let after = std::mem::take(&mut self.after);
+        let (disk, stage) = (self.shared.lake.disk().clone(), self.shared.stage.clone());
+        let epoch = self.shared.epoch;
+        let closed = self.shared.cpu.run(move || {
+            let file = match after {
+                After::Few(few, _) => match few.first() {
+                    None => return Ok(None),
+                    Some(first) => {
+                        let mut file = Box::new(FileWriter::open(&stage, epoch, first)?);
+                        few.iter().try_for_each(|rows| file.write(rows))?;
+                        file
+                    }
+                },
+                After::File(file) => file,
+                After::Sealed(_) => {
+                    return Err(Error::internal("a checkpoint after the last rows"));
+                }
+            };
+            let closed = file.close(&disk)?;
+            stage.sync()?;
+            Ok(Some(closed))
+        });
+        self.files.extend(closed.await?);
+        let record = StageRecord {
+            epoch,
+            key: self.key.clone(),
+            version: self.version.clone(),
+            sequence: mark.sequence,
+            cursor: to_hex(&mark.cursor.0),
+            rows: mark.rows,
+            digest: mark.digest,
+            files: self.files.clone(),
+        };
+        let position = record.position(self.shared.run)?;
+        let older = lock(&self.shared.records)
+            .get(&self.key)
+            .map(|older| older.epoch);
+        let (stage, written) = (self.shared.stage.clone(), record.clone());
+        let write = move || {
+            stage.write_record(&written)?;
+            match older {
+                Some(older) if older != written.epoch => stage.forget(&written.key, older),
+                _ => Ok(()),
+            }
+        };
+        self.shared.cpu.run(write).await?;
+        lock(&self.shared.records).insert(self.key.clone(), record);
+        self.shared.returns()?;
+        Ok(position)
+    }
+
+    async fn do_seal(&mut self) -> Result<u64> {
+        match &self.after {
+            After::Sealed(_) => return Ok(0),
+            // All rows are in files of checkpoints.
+            After::Few(few, _) if few.is_empty() => {
+                self.after = After::Sealed(None);
+                return Ok(0);
+            }
+            After::Few(..) | After::File(_) => {}
+        }
+        let (after, epoch) = (std::mem::take(&mut self.after), self.shared.epoch);
+        let seal = move || match after {
+            After::Few(few, _) => Fresh::encode(epoch, &few).map(Some),
+            After::File(file) => file.end().map(Some),
+            After::Sealed(fresh) => Ok(fresh),
+        };
+        let fresh = self.shared.cpu.run(seal).await?;
+        let content = fresh.as_ref().and_then(|fresh| fresh.content.as_ref());
+        let held = content.map_or(0, |content| content.len() as u64);
+        self.after = After::Sealed(fresh);
+        Ok(held)
+    }
+
+    async fn do_finish(&mut self, receipt: Receipt) -> Result<Finished> {
+        if let Some(committed) = lock(&self.shared.committed).get(&self.key) {
+            if committed != receipt {
+                return Err(Error::corrupt(format!(
+                    "partition {}: it was committed with another receipt",
+                    self.key.label()
+                )));
+            }
+            return Ok(Finished::Already(committed));
+        }
+        self.do_seal().await?;
+        let After::Sealed(fresh) = std::mem::take(&mut self.after) else {
+            return Err(Error::internal("a partition that is not sealed"));
+        };
+        let small =
+            self.files.is_empty() && fresh.as_ref().is_some_and(|fresh| fresh.content.is_some());
+        let directory = if small {
+            PathBuf::from(SMALL_PLACE)
+        } else {
+            self.place.clone()
+        };
+        let place = |file: &StagedFile| {
+            let path = directory.join(format!("strait-{}", file.name));
+            PublishedFile {
+                staged: file.name.clone(),
+                path: path.to_string_lossy().into_owned(),
+            }
+        };
+        let mut files = std::mem::take(&mut self.files);
+        files.extend(fresh.as_ref().map(|fresh| fresh.file.clone()));
+        let published = Published {
+            disposition: self.disposition,
+            files: files.iter().map(place).collect(),
+            receipt,
+        };
+        let (done, answer) = oneshot::channel();
+        let request = Request {
+            published,
+            files,
+            fresh,
+            done,
+        };
+        let gone = || Error::unavailable("the attempt is over");
+        self.commits.send(request).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())??;
+        Ok(Finished::Now)
+    }
+}
+
+/// The mapping of the run's columns, which must be columns of the table.
+fn check_schema(table: &Mapping, records: &RecordBatch) -> Result<Mapping> {
+    let schema = records.schema();
+    for field in schema.fields() {
+        let found = table.original().field_with_name(field.name());
+        let found = found.map_err(|_| {
+            Error::schema(format!(
+                "column {}: the table at the sink has no such column",
+                field.name()
+            ))
+        })?;
+        if !same_type(found.data_type(), field.data_type()) {
+            let (theirs, ours) = (field.data_type(), found.data_type());
+            return Err(Error::schema(format!(
+                "column {}: {theirs} at the source, {ours} at the sink",
+                field.name()
+            )));
+        }
+    }
+    Mapping::of(&schema)
+}
+
+/// Every row must have the key's values.
+fn check_key(records: &RecordBatch, key: &PartitionKey, first_row: u64) -> Result<()> {
+    for (name, cell) in key.parts() {
+        let column = records.column_by_name(name).ok_or_else(|| {
+            Error::schema(format!(
+                "the rows lack column {name}, which divides the table"
+            ))
+        })?;
+        let expected = Scalar::new(column_of(cell, column.data_type(), 1)?);
+        let same = arrow::compute::kernels::cmp::not_distinct(&column, &expected)
+            .or_error(Kind::Schema, format!("column {name}"))?;
+        if same.true_count() != same.len() {
+            let row = (0..same.len()).find(|&row| !same.value(row)).unwrap_or(0);
+            return Err(Error::corrupt(format!(
+                "column {name}, row {}: the value is not {cell}, as its partition says",
+                first_row + row as u64
+            )));
+        }
+    }
+    Ok(())
+}
