@@ -24,7 +24,7 @@ use strait_proto::v1;
 use strait_proto::v1::alive::Phase;
 use strait_proto::v1::copy_reply::Body as Reply;
 use strait_proto::v1::copy_request::Body as Request;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tonic::Streaming;
@@ -144,8 +144,15 @@ pub async fn serve(
     let (to_appender, from_wire) = mpsc::channel(queue);
     let mut tasks = JoinSet::new();
     let (budget, frame_bytes_max) = (stream.budget.clone(), stream.frame_bytes_max);
-    tasks.spawn(read_wire(messages, to_appender, budget, frame_bytes_max));
-    let appender = Appender::new(stream, replies.clone(), phase)?;
+    let window = Arc::new(Semaphore::new(stream.window_frames as usize));
+    let appender = Appender::new(stream, replies.clone(), phase, Arc::clone(&window))?;
+    tasks.spawn(read_wire(
+        messages,
+        to_appender,
+        window,
+        budget,
+        frame_bytes_max,
+    ));
     let appended = appender.run(from_wire).await;
     // The wire's own error says more than the queue's sudden end.
     tasks.abort_all();
@@ -164,6 +171,7 @@ pub async fn serve(
 async fn read_wire(
     mut messages: Streaming<v1::CopyRequest>,
     to_appender: mpsc::Sender<Arrived>,
+    window: Arc<Semaphore>,
     budget: Budget,
     frame_bytes_max: u64,
 ) -> Result<()> {
@@ -178,6 +186,15 @@ async fn read_wire(
             at: Instant::now(),
         };
         if let Request::Frame(frame) = &mut arrived.request {
+            // The lease pays for the window and no more; the credit comes back when the frame is appended or dropped.
+            match window.try_acquire() {
+                Ok(credit) => credit.forget(),
+                Err(_) => {
+                    return Err(Error::corrupt(
+                        "a frame without credit: the source does not follow the protocol",
+                    ));
+                }
+            }
             if frame.raw_bytes > frame_bytes_max {
                 // Payload, decompressed bytes and decoded rows; the stream's lease covers one ordinary frame.
                 let needed = frame
@@ -248,11 +265,19 @@ struct Appender {
     finishing_bytes: u64,
     replies: Replies,
     phase: PhaseCell,
+    /// Credit that the source has.
+    window: Arc<Semaphore>,
 }
 
 impl Appender {
-    fn new(stream: Stream, replies: Replies, phase: PhaseCell) -> Result<Appender> {
+    fn new(
+        stream: Stream,
+        replies: Replies,
+        phase: PhaseCell,
+        window: Arc<Semaphore>,
+    ) -> Result<Appender> {
         Ok(Appender {
+            window,
             session: Session::new(stream.digest_id.clone(), stream.frame_bytes_max),
             decoder: Some(Decoder::new(Arc::clone(&stream.schema))?),
             writer: None,
@@ -427,6 +452,8 @@ impl Appender {
             action = self.session.apply(event)?;
         }
         if credit {
+            // Before the source can know of it.
+            self.window.add_permits(1);
             let held_us = u64::try_from(arrived.elapsed().as_micros()).unwrap_or(u64::MAX);
             let credit = v1::Credit { frames: 1, held_us };
             send(&self.replies, Reply::Credit(credit)).await?;

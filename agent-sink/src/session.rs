@@ -413,7 +413,7 @@ pub fn answer_finish(ordinal: u64, asked: &Receipt, finished: Result<Finished>) 
     };
     if matches!(
         error.kind(),
-        Kind::Fenced | Kind::Cancelled | Kind::Unavailable
+        Kind::Fenced | Kind::Cancelled | Kind::Unavailable | Kind::Full
     ) {
         return Err(error);
     }

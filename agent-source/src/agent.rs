@@ -37,6 +37,9 @@ pub struct Agent {
     pub answers: TaskTracker,
     stores: BTreeMap<String, Store>,
     state_dir: StateDir,
+    /// A connection that stays open: with the last one SQLite removes the files beside the store, and needs room to make them again, which what only
+    /// reads must not need.
+    _open: Mutex<RunStore>,
     /// A std mutex: held for look-ups only.
     live: Mutex<HashMap<RunId, Arc<Live>>>,
     driven: TaskTracker,
@@ -61,7 +64,9 @@ impl Agent {
             .into_iter()
             .map(|(name, store)| (name, patient(store, timeout)))
             .collect();
+        let store = RunStore::open(&store_path(&state_dir))?;
         let agent = Agent {
+            _open: Mutex::new(store),
             budget: Budget::new(config.memory_bytes)?,
             pacer: Pacer::new(config.bandwidth_max, config.frame_bytes_max),
             cpu,
@@ -93,7 +98,6 @@ impl Agent {
                 agent.config.engine_timeout,
             )?;
         }
-        agent.open_store()?;
         Ok(agent)
     }
 
@@ -108,11 +112,7 @@ impl Agent {
     /// # Errors
     /// `Config` if it cannot be opened.
     pub fn open_store(&self) -> Result<RunStore> {
-        RunStore::open(&self.store_path())
-    }
-
-    fn store_path(&self) -> PathBuf {
-        self.state_dir.path().join("runs.sqlite")
+        RunStore::open(&store_path(&self.state_dir))
     }
 
     /// How claims at a sink name this agent.
@@ -194,6 +194,10 @@ impl Agent {
         self.driven.close();
         self.driven.wait().await;
     }
+}
+
+fn store_path(state_dir: &StateDir) -> PathBuf {
+    state_dir.path().join("runs.sqlite")
 }
 
 fn names<T>(map: &BTreeMap<String, T>) -> String {

@@ -74,7 +74,7 @@ impl Link {
     /// Makes the target able to take the rows, or says what that would mean.
     ///
     /// # Errors
-    /// What the sink says; `Unavailable` if it cannot be reached.
+    /// What the sink says; `Refused` if it answers in a protocol that was not offered; `Unavailable` if it cannot be reached.
     pub async fn prepare(
         &self,
         to: &Place,
@@ -93,7 +93,15 @@ impl Link {
             frame_bytes_max: window.frame_bytes_max,
         };
         self.bounded("prepare", async {
-            Ok(self.client().prepare(request).await?.into_inner())
+            let reply = self.client().prepare(request).await?.into_inner();
+            if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&reply.protocol) {
+                return Err(Error::refused(format!(
+                    "it answers in protocol {}, this source agent (release {RELEASE}) speaks {PROTOCOL_MIN} to {PROTOCOL_MAX}; upgrade the \
+                     older one",
+                    reply.protocol
+                )));
+            }
+            Ok(reply)
         })
         .await
     }

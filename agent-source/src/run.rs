@@ -215,13 +215,22 @@ impl Run {
     /// A position that this attempt's attach told.
     ///
     /// # Errors
-    /// `Unavailable` if the store cannot be written.
+    /// `Corrupt` if it says what this run never asked for; `Unavailable` if the store cannot be written.
     pub fn position(&mut self, position: &Position) -> Result<()> {
         let key = position.key.to_string();
         let Some(row) = self.store.partition_by_key(self.id, &key)? else {
             // A partition that this run does not select.
             return Ok(());
         };
+        if let PositionState::Committed(receipt) = &position.state
+            && position.run == self.id
+            && (receipt.digest_id.0 != self.job.digest_id || receipt.selection != self.job.resolved)
+        {
+            return Err(Error::corrupt(format!(
+                "partition {}: the sink's ledger has a receipt of this run for other columns or another selection",
+                row.partition.key.label()
+            )));
+        }
         match standing(self.id, &self.job, &row.partition, position) {
             Standing::Start => {}
             Standing::Resume(position) => {
@@ -328,7 +337,7 @@ impl Run {
     /// that must be planned again, if one has moved.
     ///
     /// # Errors
-    /// `Unavailable` if the store cannot be written.
+    /// `Unavailable` if the store cannot be written; `Full` if a disk has no room, at either side, which ends the attempt.
     pub fn report(
         &mut self,
         report: Report,
@@ -420,6 +429,12 @@ impl Run {
                 let spent = row.spent;
                 self.settle(&row, PartitionState::Failed, spent, Err(error))?;
                 Ok(None)
+            }
+            // The next partition would find no more room: the attempt ends, and the run waits. The stage keeps what was checkpointed.
+            Kind::Full => {
+                self.unknown.insert(row.seq);
+                let key = row.partition.key.label();
+                Err(error.context(format!("partition {key}")))
             }
             // Another attempt owns the table, or somebody stopped this one: nobody here knows more about the partition.
             Kind::Fenced | Kind::Cancelled => {

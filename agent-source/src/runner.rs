@@ -17,7 +17,7 @@ use strait_common::ids::{Epoch, RunId};
 use strait_common::retry::Backoff;
 use strait_common::selection::Selection;
 use strait_common::shutdown::Shutdown;
-use strait_common::{Error, Result};
+use strait_common::{Error, Kind, Result};
 use strait_proto::v1;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -42,6 +42,8 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 const RETRY_WAIT_FIRST: Duration = Duration::from_millis(200);
 /// Retries of one partition after temporary errors at the engines.
 const PARTITION_RETRIES_MAX: u32 = 5;
+/// How long a run waits for room on a full disk, since its last progress: somebody must come and make it.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Partitions named as current.
 const CURRENT_MAX: usize = 4;
 
@@ -179,6 +181,7 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
         retries_max: agent.config.retries_max,
     };
     let (mut retry, mut progress) = (0, 0);
+    let mut full = (0, None);
     let ended = loop {
         let result = tokio::select! {
             result = attempt(&agent, &live, id, &job) => result,
@@ -188,6 +191,7 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
         if progress_now > progress {
             progress = progress_now;
             retry = 0;
+            full = (0, None);
         }
         let error = match result {
             Ok(Some(outcome)) => break Ok(outcome),
@@ -198,22 +202,42 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
             }
             Err(error) => error,
         };
-        if error.kind().reaction() != Reaction::Retry {
-            break Err(error);
-        }
-        let Some(wait) = backoff.wait(retry, jitter()) else {
+        let (wait, why) = match error.kind().reaction() {
+            Reaction::Retry => {
+                retry += 1;
+                let wait = backoff.wait(retry - 1, jitter());
+                (wait, format!("retry {retry}"))
+            }
+            Reaction::AwaitRoom => {
+                let (tries, since) = &mut full;
+                *tries += 1;
+                let since = *since.get_or_insert_with(Instant::now);
+                let wait = backoff.step(*tries - 1, jitter()).max(RETRY_WAIT_FIRST);
+                let wait = (since.elapsed() < ROOM_WAIT_MAX).then_some(wait);
+                (wait, "a disk is full; next try".to_owned())
+            }
+            Reaction::Replan | Reaction::Yield | Reaction::Fail | Reaction::Stop => {
+                break Err(error);
+            }
+        };
+        let Some(wait) = wait else {
             break Err(Error::new(
                 error.kind(),
-                format!("gave up after {retry} retries without progress"),
+                match error.kind() {
+                    Kind::Full => format!(
+                        "gave up after {} hours without room",
+                        ROOM_WAIT_MAX.as_secs() / 3600
+                    ),
+                    _ => format!("gave up after {} retries without progress", retry - 1),
+                },
             )
             .with_source(error));
         };
-        retry += 1;
         live.state().row.retries += 1;
-        tracing::warn!(run = %id.short(), %error, retry, wait_ms = wait.as_millis() as u64, "will retry");
+        tracing::warn!(run = %id.short(), kind = %error.kind(), %error, retry, wait_ms = wait.as_millis() as u64, "will retry");
         live.set_phase(
             "waiting",
-            format!("retry {retry} in {:.1} s: {error}", wait.as_secs_f64()),
+            format!("{why} in {:.1} s: {error}", wait.as_secs_f64()),
         );
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -246,12 +270,7 @@ async fn end(agent: &Agent, live: &Live, ended: Result<Outcome>) {
             tracing::info!(run = %row.id.short(), status = status.name(), elapsed_ms = row.elapsed_ms, "run ended")
         }
     }
-    let stored = row.clone();
-    let written = live.decide(&agent.cpu, move |run| {
-        run.flush()?;
-        run.store().update(&stored)
-    });
-    if let Err(error) = written.await {
+    if let Err(error) = store_end(agent, live, &row).await {
         tracing::error!(run = %row.id.short(), %error, "the end of the run could not be stored; it will be begun again");
     }
     let mut state = live.state();
@@ -261,6 +280,46 @@ async fn end(agent: &Agent, live: &Live, ended: Result<Outcome>) {
         .saturating_sub(u64::try_from(live.began.elapsed().as_millis()).unwrap_or(u64::MAX));
     state.row = row;
     state.phase = "";
+}
+
+/// Stores how a run ended; waits for room where the disk of `state_dir` is full.
+///
+/// # Errors
+/// What the store says last.
+async fn store_end(agent: &Agent, live: &Live, row: &RunRow) -> Result<()> {
+    let backoff = Backoff {
+        first: RETRY_WAIT_FIRST,
+        most: agent.config.retry_wait_max,
+        retries_max: 0,
+    };
+    let (mut tries, began) = (0, Instant::now());
+    loop {
+        let stored = row.clone();
+        let written = live.decide(&agent.cpu, move |run| {
+            run.flush()?;
+            run.store().update(&stored)
+        });
+        let Err(error) = written.await else {
+            return Ok(());
+        };
+        if error.kind() != Kind::Full || began.elapsed() >= ROOM_WAIT_MAX {
+            return Err(error);
+        }
+        let wait = backoff.step(tries, jitter()).max(RETRY_WAIT_FIRST);
+        tries += 1;
+        tracing::warn!(run = %row.id.short(), %error, wait_ms = wait.as_millis() as u64, "the end of the run cannot be stored yet");
+        live.set_phase(
+            "waiting",
+            format!(
+                "a disk is full; next try in {:.1} s: {error}",
+                wait.as_secs_f64()
+            ),
+        );
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = agent.shutdown.draining() => return Err(error),
+        }
+    }
 }
 
 /// One attempt. `None` if another one is needed.
@@ -406,10 +465,11 @@ async fn copy(
                 };
                 // The streams that are left go on with what they have; they may finish it.
                 if let Err(error) = ended {
-                    if error.kind().reaction() != Reaction::Retry {
+                    let fatal = !error.kind().reaction().attaches_again();
+                    if fatal {
                         workers.abort_all();
                     }
-                    if result.is_ok() || error.kind().reaction() != Reaction::Retry {
+                    if result.is_ok() || fatal {
                         result = Err(error);
                     }
                     board.live.changed.notify_waiters();

@@ -219,6 +219,34 @@ pub struct Change {
 #[derive(Debug)]
 pub struct RunStore {
     db: Connection,
+    /// Where it is, for errors.
+    name: String,
+}
+
+/// What SQLite says, as an error of ours that names the store.
+trait Said<T> {
+    /// Of a write: `Full` if the disk is, else `Unavailable`.
+    fn written(self, store: &str) -> Result<T>;
+    /// Of a read.
+    fn found(self, store: &str) -> Result<T>;
+}
+
+impl<T> Said<T> for rusqlite::Result<T> {
+    fn written(self, store: &str) -> Result<T> {
+        self.map_err(|error| of_sqlite(error, "write to", store))
+    }
+
+    fn found(self, store: &str) -> Result<T> {
+        self.map_err(|error| of_sqlite(error, "read", store))
+    }
+}
+
+fn of_sqlite(error: rusqlite::Error, act: &str, store: &str) -> Error {
+    let kind = match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => Kind::Full,
+        _ => Kind::Unavailable,
+    };
+    Error::new(kind, format!("{act} {store}")).with_source(error)
 }
 
 const SCHEMA: &str = "
@@ -283,7 +311,7 @@ impl RunStore {
     pub fn open(path: &Path) -> Result<RunStore> {
         let context = || format!("run store {}", path.display());
         let db = Connection::open(path).or_error(Kind::Config, context())?;
-        RunStore::set_up(db).map_err(|error| error.context(context()))
+        RunStore::set_up(db, context())
     }
 
     /// A store that lives in memory, for tests: dropping it is losing it.
@@ -293,11 +321,14 @@ impl RunStore {
     pub fn in_memory() -> Result<RunStore> {
         RunStore::set_up(
             Connection::open_in_memory().or_error(Kind::Config, "run store in memory")?,
+            "run store in memory".to_owned(),
         )
     }
 
-    fn set_up(db: Connection) -> Result<RunStore> {
-        let context = "set up";
+    /// Writes nothing where the store is set up already: what only reads must work on a full disk.
+    fn set_up(db: Connection, name: String) -> Result<RunStore> {
+        let context = format!("{name}: set up");
+        let context = context.as_str();
         db.pragma_update(None, "journal_mode", "WAL")
             .or_error(Kind::Config, context)?;
         db.pragma_update(None, "synchronous", "FULL")
@@ -309,7 +340,7 @@ impl RunStore {
             .or_error(Kind::Config, context)?;
         if version > SCHEMA_VERSION {
             return Err(Error::config(format!(
-                "it has format {version}, this release knows up to {SCHEMA_VERSION}; use the newer release"
+                "{name}: it has format {version}, this release knows up to {SCHEMA_VERSION}; use the newer release"
             )));
         }
         // All of a change or nothing of it.
@@ -320,19 +351,19 @@ impl RunStore {
             ))
             .or_error(Kind::Config, context)?;
         }
-        Ok(RunStore { db })
+        Ok(RunStore { db, name })
     }
 
     /// Stores a run with its plan, in one act: all of it or nothing.
     ///
     /// # Errors
-    /// What `partitions` yields; `Unavailable` if SQLite cannot write.
+    /// What `partitions` yields; `Unavailable` if SQLite cannot write; `Full` if its disk is full.
     pub fn insert(
         &mut self,
         run: &RunRow,
         partitions: impl Iterator<Item = Result<Partition>>,
     ) -> Result<u64> {
-        let transaction = self.db.transaction().or_error(Kind::Unavailable, WRITE)?;
+        let transaction = self.db.transaction().written(&self.name)?;
         transaction
             .execute(
                 "INSERT INTO runs (id, job, streams, status, created_at, warnings, bandwidth_max) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -346,13 +377,11 @@ impl RunStore {
                     run.bandwidth_max.map(to_sql),
                 ],
             )
-            .or_error(Kind::Unavailable, WRITE)?;
+            .written(&self.name)?;
         let mut seq = 0;
         {
             let sql = "INSERT INTO partitions (run, seq, key, version, pin, rows, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)";
-            let mut insert = transaction
-                .prepare(sql)
-                .or_error(Kind::Unavailable, WRITE)?;
+            let mut insert = transaction.prepare(sql).written(&self.name)?;
             for partition in partitions {
                 let partition = partition?;
                 insert
@@ -365,11 +394,11 @@ impl RunStore {
                         partition.rows.map(to_sql),
                         partition.bytes.map(to_sql),
                     ])
-                    .or_error(Kind::Unavailable, WRITE)?;
+                    .written(&self.name)?;
                 seq += 1;
             }
         }
-        transaction.commit().or_error(Kind::Unavailable, WRITE)?;
+        transaction.commit().written(&self.name)?;
         Ok(seq)
     }
 
@@ -383,7 +412,7 @@ impl RunStore {
             .db
             .query_row(&sql, [id.to_string()], |row| Ok(run_row(row)))
             .optional();
-        found.or_error(Kind::Unavailable, READ)?.transpose()
+        found.found(&self.name)?.transpose()
     }
 
     /// The runs whose ids begin with `prefix`, newest first, at most `limit`.
@@ -411,7 +440,7 @@ impl RunStore {
     /// Writes everything of the run that can change, except its plan.
     ///
     /// # Errors
-    /// `Unavailable` if SQLite cannot write.
+    /// `Unavailable` if SQLite cannot write; `Full` if its disk is full.
     pub fn update(&self, run: &RunRow) -> Result<()> {
         let changed = self.db.execute(
             "UPDATE runs SET status = ?2, started_at = ?3, ended_at = ?4, attempts = ?5, epoch = ?6, retries = ?7, elapsed_ms = ?8, \
@@ -429,7 +458,7 @@ impl RunStore {
                 run.kind.map(Kind::name),
             ],
         );
-        match changed.or_error(Kind::Unavailable, WRITE)? {
+        match changed.written(&self.name)? {
             1 => Ok(()),
             _ => Err(Error::internal(format!("run {} is not stored", run.id))),
         }
@@ -473,45 +502,43 @@ impl RunStore {
                 Ok(partition_row(row))
             })
             .optional();
-        found.or_error(Kind::Unavailable, READ)?.transpose()
+        found.found(&self.name)?.transpose()
     }
 
     /// An attempt begins: the sink's ledger will say what is done, so nothing is until it has spoken.
     ///
     /// # Errors
-    /// `Unavailable` if SQLite cannot write.
+    /// `Unavailable` if SQLite cannot write; `Full` if its disk is full.
     pub fn forget_states(&self, run: RunId) -> Result<()> {
         let sql = "UPDATE partitions SET state = 'pending', receipt = NULL, receipt_rows = NULL, message = '', kind = NULL WHERE run = ?";
         self.db
             .execute(sql, [run.to_string()])
-            .or_error(Kind::Unavailable, WRITE)?;
+            .written(&self.name)?;
         Ok(())
     }
 
     /// Gives every partition its retries and restarts anew: a person has looked, and asks for the run to go on.
     ///
     /// # Errors
-    /// `Unavailable` if SQLite cannot write.
+    /// `Unavailable` if SQLite cannot write; `Full` if its disk is full.
     pub fn renew_retries(&self, run: RunId) -> Result<()> {
         let sql = "UPDATE partitions SET attempts = 0, moved = 0 WHERE run = ?";
         self.db
             .execute(sql, [run.to_string()])
-            .or_error(Kind::Unavailable, WRITE)?;
+            .written(&self.name)?;
         Ok(())
     }
 
     /// Writes changes of partitions, all in one act.
     ///
     /// # Errors
-    /// `Unavailable` if SQLite cannot write.
+    /// `Unavailable` if SQLite cannot write; `Full` if its disk is full.
     pub fn apply(&mut self, run: RunId, changes: &[Change]) -> Result<()> {
-        let transaction = self.db.transaction().or_error(Kind::Unavailable, WRITE)?;
+        let transaction = self.db.transaction().written(&self.name)?;
         {
             let sql = "UPDATE partitions SET state = ?3, attempts = ?4, sent_rows = ?5, raw_bytes = ?6, wire_bytes = ?7, elapsed_ms = ?8, \
                        receipt = ?9, receipt_rows = ?10, message = ?11, kind = ?12 WHERE run = ?1 AND seq = ?2";
-            let mut update = transaction
-                .prepare_cached(sql)
-                .or_error(Kind::Unavailable, WRITE)?;
+            let mut update = transaction.prepare_cached(sql).written(&self.name)?;
             for change in changes {
                 let receipt = change
                     .receipt
@@ -538,16 +565,16 @@ impl RunStore {
                         message,
                         kind,
                     ])
-                    .or_error(Kind::Unavailable, WRITE)?;
+                    .written(&self.name)?;
             }
         }
-        transaction.commit().or_error(Kind::Unavailable, WRITE)
+        transaction.commit().written(&self.name)
     }
 
     /// The partition has moved: its new version is in the stored plan from here on, durably, before it is read.
     ///
     /// # Errors
-    /// `Unavailable` if SQLite cannot write.
+    /// `Unavailable` if SQLite cannot write; `Full` if its disk is full.
     pub fn replan(&self, run: RunId, seq: u64, partition: &Partition, moved: u32) -> Result<()> {
         let sql = "UPDATE partitions SET version = ?, pin = ?, rows = ?, bytes = ?, moved = ? WHERE run = ? AND seq = ?";
         let (rows, bytes) = (partition.rows.map(to_sql), partition.bytes.map(to_sql));
@@ -560,9 +587,7 @@ impl RunStore {
             run.to_string(),
             to_sql(seq)
         ];
-        self.db
-            .execute(sql, values)
-            .or_error(Kind::Unavailable, WRITE)?;
+        self.db.execute(sql, values).written(&self.name)?;
         Ok(())
     }
 
@@ -596,7 +621,7 @@ impl RunStore {
         };
         self.db
             .query_row(sql, [run.to_string()], row)
-            .or_error(Kind::Unavailable, READ)
+            .found(&self.name)
     }
 
     fn all<T>(
@@ -605,19 +630,14 @@ impl RunStore {
         values: impl rusqlite::Params,
         read: fn(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        let mut statement = self
-            .db
-            .prepare_cached(sql)
-            .or_error(Kind::Unavailable, READ)?;
+        let mut statement = self.db.prepare_cached(sql).found(&self.name)?;
         let rows = statement
             .query_map(values, |row| Ok(read(row)))
-            .or_error(Kind::Unavailable, READ)?;
-        rows.map(|row| row.or_error(Kind::Unavailable, READ)?)
-            .collect()
+            .found(&self.name)?;
+        rows.map(|row| row.found(&self.name)?).collect()
     }
 }
 
-const WRITE: &str = "write to the run store (is the disk of state_dir full?)";
 const READ: &str = "read the run store";
 
 /// SQLite's integers are signed; no count of ours comes near 2^63.

@@ -170,11 +170,15 @@ struct Current {
     digest: Digest,
     chunk: Chunk,
     ended: bool,
-    /// The frame up to which a checkpoint was asked for and not yet acknowledged.
-    unacked: Option<u64>,
-    /// The same, once the stop is under way and waits for it.
+    /// Checkpoints that were asked for and are not yet acknowledged.
+    unacked: Unacked,
+    /// The last of them, once the stop is under way and waits for it.
     stopping: Option<u64>,
 }
+
+/// The checkpoints of a partition that were asked for and not yet acknowledged, oldest first: the frame up to which each goes, and the rows from the
+/// partition's start. The sink makes them durable in order, and every one takes at least a frame of the window, so they are few.
+type Unacked = VecDeque<(u64, u64)>;
 
 /// Sums since the last checkpoint.
 #[derive(Debug, Default)]
@@ -188,6 +192,7 @@ struct Chunk {
 struct Left {
     ordinal: u64,
     seq: u64,
+    unacked: Unacked,
     /// Why; none for the soft stop.
     error: Option<Error>,
 }
@@ -196,6 +201,7 @@ struct Left {
 struct Finishing {
     ordinal: u64,
     seq: u64,
+    unacked: Unacked,
     receipt: Receipt,
 }
 
@@ -310,7 +316,7 @@ impl Session {
             digest: from.map_or_else(Digest::default, |from| from.digest),
             chunk: Chunk::default(),
             ended: false,
-            unacked: None,
+            unacked: Unacked::new(),
             stopping: None,
             assignment,
         });
@@ -328,19 +334,19 @@ impl Session {
                 }
             }
             Reply::Ack(ack) => {
-                if ack.ordinal == self.ordinal
-                    && let Some(current) = &mut self.current
-                {
-                    step.reports.push(Report::Acked {
-                        seq: current.assignment.seq,
-                        rows: ack.rows,
-                    });
-                    if current.unacked == Some(ack.sequence) {
-                        current.unacked = None;
-                    }
-                    if current.stopping == Some(ack.sequence) {
-                        self.leave(None, step);
-                    }
+                let (seq, unacked) = self
+                    .unacked(ack.ordinal)
+                    .ok_or_else(|| broken("an ack of no partition"))?;
+                if unacked.pop_front() != Some((ack.sequence, ack.rows)) {
+                    return Err(broken("an ack that was not asked for"));
+                }
+                step.reports.push(Report::Acked {
+                    seq,
+                    rows: ack.rows,
+                });
+                let stopped = |current: &Current| current.stopping == Some(ack.sequence);
+                if ack.ordinal == self.ordinal && self.current.as_ref().is_some_and(stopped) {
+                    self.leave(None, step);
                 }
             }
             Reply::Finished(finished) => {
@@ -348,15 +354,10 @@ impl Session {
                     .receipt
                     .ok_or_else(|| broken("Finished without a receipt"))?;
                 let receipt = Receipt::try_from(receipt)?;
-                let Some((seq, ours)) = self.answered(finished.ordinal)? else {
+                self.check_receipt(finished.ordinal, finished.already, &receipt)?;
+                let Some(seq) = self.answered(finished.ordinal)? else {
                     return Ok(());
                 };
-                if let Some(ours) = ours
-                    && !finished.already
-                    && receipt != ours
-                {
-                    return Err(broken("a receipt that was not asked for"));
-                }
                 step.reports.push(Report::Done {
                     seq,
                     receipt,
@@ -377,7 +378,7 @@ impl Session {
                 });
             }
             Reply::Failed(failed) => {
-                let Some((seq, _)) = self.answered(failed.ordinal)? else {
+                let Some(seq) = self.answered(failed.ordinal)? else {
                     return Ok(());
                 };
                 let kind = Kind::from_name(&failed.kind).unwrap_or(Kind::Internal);
@@ -388,22 +389,70 @@ impl Session {
         Ok(())
     }
 
-    /// The partition that an answer is about, which is thereby over; with its receipt if it was finishing. `None` if this side gave it up.
-    fn answered(&mut self, ordinal: u64) -> Result<Option<(u64, Option<Receipt>)>> {
-        if let Some(at) = self
-            .finishing
-            .iter()
-            .position(|finishing| finishing.ordinal == ordinal)
-            && let Some(finishing) = self.finishing.remove(at)
+    /// What was asked of the partition with this ordinal and is not yet acknowledged; `None` if there is no such partition, or it is over.
+    fn unacked(&mut self, ordinal: u64) -> Option<(u64, &mut Unacked)> {
+        if let Some(current) = &mut self.current
+            && ordinal == self.ordinal
         {
-            return Ok(Some((finishing.seq, Some(finishing.receipt))));
+            return Some((current.assignment.seq, &mut current.unacked));
+        }
+        let finishing = (self.finishing.iter_mut()).find(|other| other.ordinal == ordinal);
+        if let Some(finishing) = finishing {
+            return Some((finishing.seq, &mut finishing.unacked));
+        }
+        let left = self.left.iter_mut().find(|left| left.ordinal == ordinal)?;
+        Some((left.seq, &mut left.unacked))
+    }
+
+    /// A partition is believed to be visible only if this side asked for that, and only as it asked: with `already`, at its Begin or its Finish, else at
+    /// its Finish. What an earlier attempt of the run has committed may be another version.
+    fn check_receipt(&self, ordinal: u64, already: bool, receipt: &Receipt) -> Result<()> {
+        let finishing = (self.finishing.iter()).find(|finishing| finishing.ordinal == ordinal);
+        if let Some(Finishing { receipt: ours, .. }) = finishing {
+            let fits = if already && receipt.version != ours.version {
+                self.is_ours(receipt, &ours.key)
+            } else {
+                receipt == ours
+            };
+            if fits {
+                return Ok(());
+            }
+            return Err(broken("a receipt that was not asked for"));
+        }
+        match &self.current {
+            Some(current) if ordinal == self.ordinal => {
+                if !already {
+                    return Err(broken("Finished before the Finish"));
+                }
+                if !self.is_ours(receipt, &current.assignment.partition.key) {
+                    return Err(broken("a receipt of something else"));
+                }
+                Ok(())
+            }
+            // One that was left; any other is found by who looks for it.
+            _ => Ok(()),
+        }
+    }
+
+    fn is_ours(&self, receipt: &Receipt, key: &PartitionKey) -> bool {
+        receipt.key == *key
+            && receipt.digest_id == self.digest_id
+            && receipt.selection == self.selection
+    }
+
+    /// The partition that an answer is about, which is thereby over. `None` if this side gave it up.
+    fn answered(&mut self, ordinal: u64) -> Result<Option<u64>> {
+        let finishing = (self.finishing.iter()).position(|finishing| finishing.ordinal == ordinal);
+        if let Some(finishing) = finishing.and_then(|at| self.finishing.remove(at)) {
+            return Ok(Some(finishing.seq));
         }
         if self.left.iter().any(|left| left.ordinal == ordinal) {
             return Ok(None);
         }
-        match self.current.take() {
-            Some(current) if ordinal == self.ordinal => Ok(Some((current.assignment.seq, None))),
-            _ => Err(broken("an answer to no partition")),
+        // Taken only if it is meant: what an error leaves here is under way, and must be looked up.
+        match self.current.take_if(|_| ordinal == self.ordinal) {
+            Some(current) => Ok(Some(current.assignment.seq)),
+            None => Err(broken("an answer to no partition")),
         }
     }
 
@@ -461,6 +510,7 @@ impl Session {
             self.finishing.push_back(Finishing {
                 ordinal: self.ordinal,
                 seq,
+                unacked: std::mem::take(&mut current.unacked),
                 receipt,
             });
             self.current = None;
@@ -474,14 +524,14 @@ impl Session {
                 chunk_digest: current.chunk.digest.to_bytes().to_vec().into(),
             }));
             current.chunk = Chunk::default();
-            current.unacked = Some(current.sequence);
+            current.unacked.push_back((current.sequence, current.rows));
             if self.draining {
-                current.stopping = current.unacked;
+                current.stopping = Some(current.sequence);
             }
         } else if self.draining {
             // A checkpoint that is on its way is lost if the stream ends before it arrives.
-            match current.unacked {
-                Some(sequence) => current.stopping = Some(sequence),
+            match current.unacked.back() {
+                Some(&(sequence, _)) => current.stopping = Some(sequence),
                 None => self.leave(None, step),
             }
         }
@@ -492,6 +542,7 @@ impl Session {
             self.left.push(Left {
                 ordinal: self.ordinal,
                 seq: current.assignment.seq,
+                unacked: current.unacked,
                 error,
             });
             step.send.push(Request::Skip(v1::Skip {}));

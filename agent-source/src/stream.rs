@@ -142,6 +142,10 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         Ok(opened) => link::named(opened, &attempt.link)?,
         Err(_) => return Ok(Ended::NoRoom),
     };
+    if opened.window_frames == 0 {
+        let error = Error::corrupt("the sink has opened a stream without a window");
+        return link::named(Err(error), &attempt.link);
+    }
     let limits = Limits {
         window_frames: opened.window_frames.min(attempt.window.frames),
         frame_bytes_max: attempt.window.frame_bytes_max,

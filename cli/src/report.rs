@@ -157,6 +157,7 @@ fn hint(failure: &Failure) -> Option<&'static str> {
         Kind::Unavailable if failure.unreachable => {
             Some("is it up, and --agent (or STRAIT_AGENT) right? `strait health` asks it")
         }
+        Kind::Full => Some("make room on that disk; nothing is lost, and a retry goes on"),
         Kind::Unavailable => Some("a retry can help; the agent's log has more"),
         Kind::Internal => Some("this is a bug of Strait; the agent's log has more"),
         _ => None,
@@ -173,7 +174,7 @@ fn exit_code(result: &Result<Outcome>) -> u8 {
         Err(failure) if failure.running.is_some() => 17,
         Err(failure) => match failure.kind {
             Kind::Config => 2,
-            Kind::Unavailable => 5,
+            Kind::Unavailable | Kind::Full => 5,
             _ => 1,
         },
     }
@@ -201,6 +202,7 @@ mod tests {
             (Ok(Outcome::Differences), 16),
             (failure(Kind::Config, None), 2),
             (failure(Kind::Unavailable, None), 5),
+            (failure(Kind::Full, None), 5),
             (failure(Kind::Corrupt, None), 1),
             (failure(Kind::Refused, Some("run")), 17),
         ];

@@ -15,6 +15,8 @@ use std::fmt;
 pub enum Kind {
     /// The peer, the network or the engine is away for now.
     Unavailable,
+    /// A disk has no room for what must be written; the message names a path on it.
+    Full,
     /// The partition's version changed between planning and reading.
     Moved,
     /// A higher epoch owns the table now.
@@ -38,6 +40,8 @@ pub enum Kind {
 pub enum Reaction {
     /// Back off, attach again, resume from the sink's ledger.
     Retry,
+    /// The same for as long as a person may take to make room, and say so meanwhile.
+    AwaitRoom,
     /// Plan this partition again, then start it from the beginning.
     Replan,
     /// End this attempt; another one runs.
@@ -48,10 +52,18 @@ pub enum Reaction {
     Stop,
 }
 
+impl Reaction {
+    /// Whether the run goes on, with another attempt.
+    pub fn attaches_again(self) -> bool {
+        matches!(self, Reaction::Retry | Reaction::AwaitRoom)
+    }
+}
+
 impl Kind {
     /// Every kind, for tests and tables.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Unavailable,
+        Kind::Full,
         Kind::Moved,
         Kind::Fenced,
         Kind::Corrupt,
@@ -67,6 +79,7 @@ impl Kind {
     pub fn reaction(self) -> Reaction {
         match self {
             Kind::Unavailable => Reaction::Retry,
+            Kind::Full => Reaction::AwaitRoom,
             Kind::Moved => Reaction::Replan,
             Kind::Fenced => Reaction::Yield,
             Kind::Corrupt | Kind::Schema | Kind::Config | Kind::Refused | Kind::Internal => {
@@ -80,6 +93,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Unavailable => "unavailable",
+            Kind::Full => "full",
             Kind::Moved => "moved",
             Kind::Fenced => "fenced",
             Kind::Corrupt => "corrupt",
@@ -99,6 +113,7 @@ impl Kind {
     fn code(self) -> tonic::Code {
         match self {
             Kind::Unavailable => tonic::Code::Unavailable,
+            Kind::Full => tonic::Code::ResourceExhausted,
             Kind::Moved => tonic::Code::OutOfRange,
             Kind::Fenced => tonic::Code::Aborted,
             Kind::Corrupt => tonic::Code::DataLoss,
@@ -164,6 +179,8 @@ macro_rules! constructors {
 constructors! {
     /// An error of [`Kind::Unavailable`].
     unavailable => Unavailable;
+    /// An error of [`Kind::Full`].
+    full => Full;
     /// An error of [`Kind::Moved`].
     moved => Moved;
     /// An error of [`Kind::Fenced`].
@@ -192,13 +209,18 @@ impl Error {
         }
     }
 
-    /// Keeps `source` below the message; it is printed after a colon.
+    /// Keeps `source` below the message; it is printed after a colon. What is `Unavailable` because a disk is full is [`Kind::Full`]: no caller
+    /// has to look for that itself.
     #[must_use]
     pub fn with_source(
         mut self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Error {
-        self.source = Some(source.into());
+        let source = source.into();
+        if self.kind == Kind::Unavailable && says_full(&*source) {
+            self.kind = Kind::Full;
+        }
+        self.source = Some(source);
         self
     }
 
@@ -213,6 +235,28 @@ impl Error {
         self.context = format!("{name}: {}", self.context);
         self
     }
+}
+
+/// Whether a disk without room is what an error came from.
+fn says_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind;
+    if let Some(error) = error.downcast_ref::<Error>() {
+        // One of ours has looked already.
+        return error.kind == Kind::Full;
+    }
+    if let Some(error) = error.downcast_ref::<std::io::Error>() {
+        if matches!(
+            error.kind(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+        ) {
+            return true;
+        }
+        // What an I/O error wraps is not its source: that is one further down.
+        if let Some(inner) = error.get_ref() {
+            return says_full(inner);
+        }
+    }
+    error.source().is_some_and(says_full)
 }
 
 impl fmt::Display for Error {
@@ -338,6 +382,41 @@ mod tests {
             let error = Error::from(tonic::Status::new(code, "h2 protocol error"));
             assert_eq!(error.kind().reaction(), Reaction::Retry, "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_found_however_deep_it_lies() {
+        #[derive(Debug)]
+        struct Foreign(Box<dyn std::error::Error + Send + Sync>);
+        impl fmt::Display for Foreign {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("foreign")
+            }
+        }
+        impl std::error::Error for Foreign {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                Some(&*self.0)
+            }
+        }
+        let no_room = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let wrapped: [Box<dyn std::error::Error + Send + Sync>; 4] = [
+            Box::new(no_room()),
+            Box::new(Foreign(no_room().into())),
+            Box::new(std::io::Error::other(Foreign(no_room().into()))),
+            Box::new(Foreign(
+                Error::unavailable("write").with_source(no_room()).into(),
+            )),
+        ];
+        for source in wrapped {
+            let error = Error::unavailable("commit").with_source(source);
+            assert_eq!(error.kind(), Kind::Full, "{error:?}");
+        }
+        // Another kind says more than where it came from, and another trouble is not this one.
+        let corrupt = Error::corrupt("torn").with_source(no_room());
+        assert_eq!(corrupt.kind(), Kind::Corrupt);
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let denied = Error::unavailable("write").with_source(Foreign(denied.into()));
+        assert_eq!(denied.kind(), Kind::Unavailable);
     }
 
     #[test]

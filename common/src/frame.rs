@@ -267,6 +267,12 @@ pub fn schema_to_bytes(schema: &SchemaRef) -> Result<Bytes> {
 /// # Errors
 /// `Corrupt` if the bytes are no schema.
 pub fn schema_from_bytes(bytes: &[u8]) -> Result<SchemaRef> {
+    // Arrow's reader panics on some of them, as with frames.
+    std::panic::catch_unwind(|| decode_schema(bytes))
+        .unwrap_or_else(|_| Err(Error::corrupt("the schema is no Arrow IPC stream")))
+}
+
+fn decode_schema(bytes: &[u8]) -> Result<SchemaRef> {
     let mut buffer = Buffer::from(bytes);
     let mut decoder = StreamDecoder::new();
     while !buffer.is_empty() {

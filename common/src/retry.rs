@@ -20,11 +20,16 @@ impl Backoff {
         if retry >= self.retries_max {
             return None;
         }
+        Some(self.step(retry, jitter))
+    }
+
+    /// The same wait, for who does not count: another bound ends it.
+    pub fn step(&self, retry: u32, jitter: f64) -> Duration {
         let step = self
             .first
             .saturating_mul(2u32.saturating_pow(retry.min(30)))
             .min(self.most);
-        Some(step.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0))
+        step.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
     }
 }
 

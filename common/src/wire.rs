@@ -41,7 +41,7 @@ impl TryFrom<v1::Position> for Position {
 
     fn try_from(message: v1::Position) -> Result<Position> {
         check_whole(message.slice.as_ref())?;
-        Ok(Position {
+        let position = Position {
             run: message.run.parse()?,
             key: message.key.parse()?,
             version: version(message.version)?,
@@ -53,7 +53,23 @@ impl TryFrom<v1::Position> for Position {
                 None => PositionState::Staged,
                 Some(receipt) => PositionState::Committed(receipt.try_into()?),
             },
-        })
+        };
+        if let PositionState::Committed(receipt) = &position.state {
+            let theirs = (&receipt.key, &receipt.version, receipt.rows, receipt.digest);
+            let ours = (
+                &position.key,
+                &position.version,
+                position.rows,
+                position.digest,
+            );
+            if theirs != ours {
+                return Err(Error::corrupt(format!(
+                    "partition {}: its position and its receipt are not about the same rows",
+                    position.key
+                )));
+            }
+        }
+        Ok(position)
     }
 }
 

@@ -93,9 +93,9 @@ def live_files(table):
     return files
 
 
-def compare(path_a, path_b):
-    """Compares the newest versions of two Delta tables."""
-    a, b = DeltaTable(path_a), DeltaTable(path_b)
+def compare(path_a, path_b, version_a=None):
+    """Compares two Delta tables: the newest version of B with the newest of A, or with an older one."""
+    a, b = DeltaTable(path_a, version=version_a), DeltaTable(path_b)
     result = Comparison()
     columns = compare_schemas(a, b, result)
     files_a, files_b = live_files(a), live_files(b)

@@ -97,12 +97,26 @@ class Agent:
         self.log = root / f"{role}.log"
         self.config = root / f"{role}.toml"
         self._peak = 0
+        root.mkdir(exist_ok=True)
         lines = {"listen": f"127.0.0.1:{port}", "state_dir": str(root / f"{role}-state"), "memory": memory} | keys
         text = "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
         text += "".join(f"\n[{name}]\nurl = {_toml(url)}\n" for name, url in tables.items())
         self.config.write_text(text)
 
     def start(self):
+        """It listens when this returns."""
+        offset = self.launch()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while b"listening on " not in self._log_from(offset):
+            if self.process.poll() is not None:
+                code, self.process = self.process.returncode, None
+                raise AssertionError(f"the {self.role} agent ended with code {code} at start:\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the {self.role} agent does not listen after {START_TIMEOUT_S} s:\n{self.log_tail()}")
+            time.sleep(0.02)
+
+    def launch(self):
+        """Starts the process and waits for nothing; the place in the log where it begins."""
         if self.process is not None:
             raise AssertionError(f"the {self.role} agent runs already")
         offset = self.log.stat().st_size if self.log.exists() else 0
@@ -117,14 +131,7 @@ class Agent:
                 preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
             )
         self.starts += 1
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while b"listening on " not in self._log_from(offset):
-            if self.process.poll() is not None:
-                code, self.process = self.process.returncode, None
-                raise AssertionError(f"the {self.role} agent ended with code {code} at start:\n{self.log_tail()}")
-            if time.monotonic() > deadline:
-                raise AssertionError(f"the {self.role} agent does not listen after {START_TIMEOUT_S} s:\n{self.log_tail()}")
-            time.sleep(0.02)
+        return offset
 
     def _log_from(self, offset):
         with open(self.log, "rb") as log:
@@ -154,6 +161,13 @@ class Agent:
         self.process.wait(timeout=30)
         self.process = None
 
+    def pause(self):
+        """Stops it where it stands (SIGSTOP): its connections stay, and nobody answers on them."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
+
     def stop(self):
         """Drains by SIGTERM; the exit code. One that does not stop in time is killed, and that is an error."""
         if self.process is None:
@@ -173,7 +187,8 @@ class Agent:
 class Pair:
     """Both agents, lake A (store `live`) and lake B (store `lake`, sink `dr`)."""
 
-    def __init__(self, memory="256MiB", source_keys=None, sink_keys=None):
+    def __init__(self, memory="256MiB", source_keys=None, sink_keys=None, through=None):
+        """`through` is a link between the agents: given the sink's port, it says at which URL the source finds it."""
         self.root = pathlib.Path(tempfile.mkdtemp(prefix="strait-test."))
         self.lake_a = self.root / "a"
         self.lake_b = self.root / "b"
@@ -188,7 +203,7 @@ class Pair:
             source_port,
             memory,
             source_keys or {},
-            {"stores.live": f"lake://{self.lake_a}", "sinks.dr": self.sink.url},
+            {"stores.live": f"lake://{self.lake_a}", "sinks.dr": through(sink_port) if through else self.sink.url},
         )
         atexit.register(self.close)
 
@@ -229,11 +244,11 @@ class Pair:
 
     # -- the command line ----------------------------------------------------------------------------------------------------------
 
-    def strait(self, *arguments, timeout_s=RUN_TIMEOUT_S):
-        """Runs `strait --agent URL …`: (exit code, stdout, stderr)."""
+    def strait(self, *arguments, timeout_s=RUN_TIMEOUT_S, agent=None):
+        """Runs `strait --agent URL …`, at another source agent than the pair's if one is given: (exit code, stdout, stderr)."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("STRAIT_")}
         done = subprocess.run(
-            [binary(), "--agent", self.source.url, *map(str, arguments)],
+            [binary(), "--agent", (agent or self.source).url, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

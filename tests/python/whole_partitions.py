@@ -19,10 +19,10 @@ PAUSE_S = 0.01
 VIOLATIONS_MAX = 20
 
 
-def counts_by_log(path):
-    """Rows by partition key of the newest version, from the log alone; empty if there is no table."""
+def counts_by_log(path, version=None):
+    """Rows by partition key of the newest version, or an older one, from the log alone; empty if there is no table."""
     try:
-        table = DeltaTable(path)
+        table = DeltaTable(path, version=version)
     except TableNotFoundError:
         return {}
     counts = collections.Counter()

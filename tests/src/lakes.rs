@@ -253,7 +253,8 @@ pub fn label(day: u32) -> String {
     key(day).label()
 }
 
-fn schema() -> SchemaRef {
+/// The columns of every table here.
+pub fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new(DIVIDED_BY, DataType::Date32, false),
         Field::new("id", DataType::Int64, false),
@@ -262,7 +263,8 @@ fn schema() -> SchemaRef {
     ]))
 }
 
-fn wanted() -> Table {
+/// The table that lake A has.
+pub fn wanted() -> Table {
     Table {
         name: TABLE.parse().expect("a table name"),
         schema: schema(),
@@ -274,7 +276,7 @@ fn wanted() -> Table {
 }
 
 /// Rows that depend on their day and ids alone, and do not compress much.
-fn rows(day: u32, ids: std::ops::Range<u64>) -> RecordBatch {
+pub fn rows(day: u32, ids: std::ops::Range<u64>) -> RecordBatch {
     let mixed = |id: u64| (id + u64::from(day) * 1_000_003).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let days = ids.clone().map(|_| FIRST_DAY + day.cast_signed());
     let names = ids

@@ -1,10 +1,12 @@
 //! What is tested across crates, and what those tests share: lakes in temporary directories, both agents in one process, a network that
-//! can stall, an engine that can be held, and the command line as a child process. [`simulation`] lives whole lives of both agents under a seed. The
+//! can stall, each side of the protocol driven by hand, an engine that can be held, and the command line as a child process. [`simulation`] lives whole lives of both agents under a seed. The
 //! suites on real data are in `tests/python`.
 //!
 //! Nothing here asserts a time. Whatever is waited for has a bound, after which the test fails and says what it waited for.
 
 pub mod agents;
+pub mod by_hand;
+pub mod corpus;
 pub mod demo;
 pub mod fake_sink;
 pub mod held;

@@ -53,7 +53,9 @@ pub(crate) fn outcome(run: &v1::Run) -> Outcome {
     match run.status.as_str() {
         "done" | "planned" | "running" => Outcome::Done,
         "partial" => Outcome::Partial,
-        _ if run.kind == Kind::Unavailable.name() => Outcome::Temporary,
+        _ if [Kind::Unavailable.name(), Kind::Full.name()].contains(&run.kind.as_str()) => {
+            Outcome::Temporary
+        }
         _ => Outcome::Failed,
     }
 }

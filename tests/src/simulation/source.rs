@@ -613,7 +613,7 @@ impl SourceAgent {
             if let Some(session) = end.session {
                 run.lost(&session.unanswered(), now_ms);
             }
-            let fatal = error.kind().reaction() != Reaction::Retry;
+            let fatal = !error.kind().reaction().attaches_again();
             if fatal {
                 ended.extend(std::mem::take(&mut attempt.streams).into_keys());
             }

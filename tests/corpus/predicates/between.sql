@@ -1,0 +1,1 @@
+id between -5 and 5

@@ -1,0 +1,1 @@
+((id = 1) or (id = 2)) and (price > 1.5)

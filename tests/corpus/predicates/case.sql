@@ -1,0 +1,1 @@
+TRADINGDAY > date '2026-01-01' AND Symbol <> 'x'

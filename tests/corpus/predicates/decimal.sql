@@ -1,0 +1,1 @@
+amount >= 1.2500 and amount <> -3

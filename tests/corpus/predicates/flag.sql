@@ -1,0 +1,1 @@
+flag and not flag or flag = false

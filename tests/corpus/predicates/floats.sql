@@ -1,0 +1,1 @@
+price > -0.0 and price < 1e300 or price = 'NaN'

@@ -1,0 +1,1 @@
+zoned < timestamp '2026-01-05T09:30:00Z'

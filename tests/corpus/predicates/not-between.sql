@@ -1,0 +1,1 @@
+id not between 1 and 2

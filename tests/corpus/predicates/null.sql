@@ -1,0 +1,1 @@
+price is null or symbol is not null

@@ -1,0 +1,1 @@
+id in (select 1)

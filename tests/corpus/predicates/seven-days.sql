@@ -1,0 +1,1 @@
+TradingDay > date(now()) - 7 and TradingDay <= date(now())

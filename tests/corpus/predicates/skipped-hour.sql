@@ -1,0 +1,1 @@
+Timestamp > timestamp '2026-03-08 02:30:00'

@@ -1,0 +1,1 @@
+Timestamp > timestamp(date(now())) and Timestamp < now()

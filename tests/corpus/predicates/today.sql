@@ -1,0 +1,1 @@
+TradingDay = today()

@@ -1,0 +1,1 @@
+TradingDay = date '2026-02-30'
