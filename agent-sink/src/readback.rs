@@ -53,22 +53,28 @@ impl Readback {
     pub async fn run(self, replies: &mpsc::Sender<Result<v1::DigestReply, Status>>) -> Result<()> {
         let wanted: BTreeSet<PartitionKey> = self.keys.iter().cloned().collect();
         let is_wanted = |key: &PartitionKey| wanted.is_empty() || wanted.contains(key);
-        let mut receipts = BTreeMap::new();
+        let mut receipts: BTreeMap<PartitionKey, Vec<Receipt>> = BTreeMap::new();
         let all = self.store.sink.receipts(&self.wanted.name);
         let all = within(self.engine_timeout, "receipts", all).await?;
         let mut all = patient_stream(all, self.engine_timeout, "receipts");
         while let Some(receipt) = all.next().await {
             let receipt = receipt?;
             if is_wanted(&receipt.key) {
-                receipts.insert(receipt.key.clone(), receipt);
+                receipts
+                    .entry(receipt.key.clone())
+                    .or_default()
+                    .push(receipt);
             }
         }
         if self.receipts_only && !self.unreceipted_too {
-            for (key, receipt) in &receipts {
-                reply(replies, key, None, Some(receipt)).await?;
+            for (key, of_key) in &receipts {
+                for receipt in of_key {
+                    reply(replies, key, None, Some(receipt)).await?;
+                }
             }
             return Ok(());
         }
+        let newest = |key: &PartitionKey| receipts.get(key).and_then(|of_key| of_key.last());
         let table = self.store.source.describe(&self.wanted.name).await?;
         let selection = self.resolve(&table)?;
         let mut partitions = BTreeMap::new();
@@ -86,7 +92,7 @@ impl Readback {
         if self.receipts_only {
             let keys: BTreeSet<&PartitionKey> = receipts.keys().chain(partitions.keys()).collect();
             for key in keys {
-                reply(replies, key, None, receipts.get(key)).await?;
+                reply(replies, key, None, newest(key)).await?;
             }
             return Ok(());
         }
@@ -100,7 +106,7 @@ impl Readback {
                 Some(partition) => self.read(&table, &selection, partition).await?,
                 None => (0, Digest::default()),
             };
-            reply(replies, key, Some(stored), receipts.get(key)).await?;
+            reply(replies, key, Some(stored), newest(key)).await?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ pub mod compression;
 pub mod control;
 pub mod job;
 pub mod link;
+pub mod overlap;
 pub mod pace;
 pub mod plan;
 pub mod run;

@@ -15,6 +15,7 @@ use crate::agent::{Agent, now_ns};
 use crate::answers::Answers;
 use crate::job::{Job, Spec};
 use crate::link::{self, Link, Window};
+use crate::overlap::Overlaps;
 use crate::pace;
 use crate::run::{Standing, standing};
 use crate::runner;
@@ -492,18 +493,32 @@ pub async fn show(
     let mut bytes_to_copy = Some(0u64);
     let mut pages = planned.partitions().await?.chunks(500);
     let nobody = RunId::from_u128(0);
+    let mut overlaps = Overlaps::new(planned.selection.clone(), Arc::clone(&planned.table.schema));
     while let Some(page) = pages.next().await {
         let mut partitions = Vec::with_capacity(page.len());
         for partition in page {
             let partition = partition?;
-            let earlier = receipts.get(&partition.key.to_string());
-            let action = match earlier
-                .map(|receipt| standing(nobody, &planned.job, &partition, &committed(receipt)))
+            let mut action = "copy";
+            for receipt in receipts
+                .get(&partition.key.to_string())
+                .into_iter()
+                .flatten()
             {
-                None | Some(Standing::Start) => "copy",
-                Some(Standing::Refused(_)) => "refused",
-                Some(_) => "already",
-            };
+                match standing(
+                    nobody,
+                    &planned.job,
+                    &mut overlaps,
+                    &partition,
+                    &committed(receipt),
+                ) {
+                    Standing::Start => {}
+                    Standing::Refused(_) => action = "refused",
+                    _ => {
+                        action = "already";
+                        break;
+                    }
+                }
+            }
             totals.partitions += 1;
             match action {
                 "copy" => {
@@ -557,15 +572,15 @@ fn committed(receipt: &Receipt) -> strait_common::engine::Position {
     }
 }
 
-async fn receipts(planned: &Planned) -> Result<HashMap<String, Receipt>> {
-    let mut receipts = HashMap::new();
+async fn receipts(planned: &Planned) -> Result<HashMap<String, Vec<Receipt>>> {
+    let mut receipts: HashMap<_, Vec<_>> = HashMap::new();
     let mut digests = planned
         .link
         .digests(planned.digest_request(Vec::new(), true)?)
         .await?;
     while let Some((reply, receipt)) = digests.next().await? {
         if let Some(receipt) = receipt {
-            receipts.insert(reply.key, receipt);
+            receipts.entry(reply.key).or_default().push(receipt);
         }
     }
     Ok(receipts)

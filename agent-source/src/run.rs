@@ -19,6 +19,7 @@ use strait_common::retry::Backoff;
 use strait_common::{Error, Kind, Result};
 
 use crate::job::Job;
+use crate::overlap::{Overlap, Overlaps};
 use crate::runs::{Change, PartitionRow, PartitionState, RunStore, Spent, Status, Totals};
 use crate::session::{Assignment, Report};
 
@@ -40,22 +41,39 @@ pub enum Standing {
     Resume(Position),
     /// Copy all of it.
     Start,
-    /// Appending would double rows: an earlier run has committed others of it.
-    Refused(Position),
+    /// Appending could double rows: an earlier run has committed some that this one may select too. Why, in words.
+    Refused(String),
 }
 
-/// Reads one position of the ledger for a partition of the stored plan.
-pub fn standing(run: RunId, job: &Job, planned: &Partition, position: &Position) -> Standing {
+/// Reads one position of the ledger for a partition of the stored plan. Of several that others have committed, one that is `Already` decides,
+/// else one that is `Refused`.
+pub fn standing(
+    run: RunId,
+    job: &Job,
+    overlaps: &mut Overlaps,
+    planned: &Partition,
+    position: &Position,
+) -> Standing {
     match &position.state {
         PositionState::Committed(receipt) if position.run == run => Standing::Done(receipt.clone()),
         PositionState::Committed(receipt) => {
-            if receipt.version == planned.version && receipt.selection == job.resolved {
-                Standing::Already(receipt.clone())
-            } else if job.again {
-                Standing::Start
-            } else {
-                Standing::Refused(position.clone())
-            }
+            let why = match overlaps.with(receipt, &planned.key) {
+                Overlap::Same if receipt.version == planned.version => {
+                    return Standing::Already(receipt.clone());
+                }
+                Overlap::Disjoint => return Standing::Start,
+                _ if job.again => return Standing::Start,
+                Overlap::Same => "the partition has changed at the source since, and which of its rows are new cannot be told".to_owned(),
+                Overlap::Possible => format!(
+                    "it selected `{}`, this run selects `{}`, and nothing shows that no row is in both",
+                    receipt.selection, job.resolved
+                ),
+            };
+            Standing::Refused(format!(
+                "run {} has already copied rows of this partition: {why}; appending could double them. Add --again to append all the same, if the \
+                 rows are known to be others",
+                position.run
+            ))
         }
         PositionState::Staged if position.run == run && position.version == planned.version => {
             Standing::Resume(position.clone())
@@ -115,6 +133,10 @@ pub struct Run {
     /// Failed for now; by the time they may be tried again.
     delayed: BTreeMap<(u64, u64), PartitionRow>,
     unknown: HashSet<u64>,
+    /// What this run selects, beside what others did; since the attach.
+    overlaps: Option<Overlaps>,
+    /// The partition of which others' receipts arrive, and what they lead to so far: that one is there already, or why it is refused.
+    arriving: Option<(PartitionRow, Result<Receipt, String>)>,
     changes: Vec<Change>,
     totals: Totals,
     progress: u64,
@@ -149,6 +171,8 @@ impl Run {
             running: BTreeMap::new(),
             delayed: BTreeMap::new(),
             unknown: HashSet::new(),
+            overlaps: None,
+            arriving: None,
             changes: Vec::new(),
             totals,
             progress: 0,
@@ -194,11 +218,11 @@ impl Run {
         self.running.len()
     }
 
-    /// An attempt begins: forget what earlier ones knew. Positions follow.
+    /// An attempt begins: forget what earlier ones knew. Positions follow, in order of key, then [`Run::flush`]. `overlaps` is of the run's selection.
     ///
     /// # Errors
     /// `Unavailable` if the store cannot be written.
-    pub fn attach(&mut self) -> Result<()> {
+    pub fn attach(&mut self, overlaps: Overlaps) -> Result<()> {
         self.flush()?;
         self.store.forget_states(self.id)?;
         self.page.clear();
@@ -208,6 +232,8 @@ impl Run {
         self.running.clear();
         self.delayed.clear();
         self.unknown.clear();
+        self.arriving = None;
+        self.overlaps = Some(overlaps);
         self.totals = self.store.totals(self.id)?;
         Ok(())
     }
@@ -231,7 +257,9 @@ impl Run {
                 row.partition.key.label()
             )));
         }
-        match standing(self.id, &self.job, &row.partition, position) {
+        let overlaps = self.overlaps.as_mut();
+        let overlaps = overlaps.ok_or_else(|| Error::internal("a position before an attach"))?;
+        match standing(self.id, &self.job, overlaps, &row.partition, position) {
             Standing::Start => {}
             Standing::Resume(position) => {
                 self.resume_from.insert(row.seq, position);
@@ -239,25 +267,35 @@ impl Run {
             Standing::Done(receipt) => {
                 self.settle(&row, PartitionState::Done, row.spent, Ok(receipt))?
             }
-            Standing::Already(receipt) => {
-                self.settle(&row, PartitionState::Already, row.spent, Ok(receipt))?
-            }
-            Standing::Refused(position) => {
-                let changed = position.version != row.partition.version;
-                let why = if changed {
-                    "the partition has changed at the source since"
-                } else {
-                    "with another selection"
-                };
-                let error = Error::refused(format!(
-                    "run {} has already copied rows of this partition, {why}; appending could double them. Add --again to append all \
-                     the same, if the rows are known to be others",
-                    position.run
-                ));
-                self.settle(&row, PartitionState::Failed, row.spent, Err(error))?;
-            }
+            Standing::Already(receipt) => self.arrives(row, Ok(receipt))?,
+            Standing::Refused(why) => self.arrives(row, Err(why))?,
         }
         Ok(())
+    }
+
+    /// What one receipt of another run leads to. There may be more of the same partition: one that says "already" decides.
+    fn arrives(&mut self, row: PartitionRow, end: Result<Receipt, String>) -> Result<()> {
+        match &self.arriving {
+            Some((known, Ok(_))) if known.seq == row.seq => return Ok(()),
+            Some((known, Err(_))) if known.seq == row.seq => {}
+            _ => self.arrived()?,
+        }
+        self.arriving = Some((row, end));
+        Ok(())
+    }
+
+    /// The positions of one partition are all there.
+    fn arrived(&mut self) -> Result<()> {
+        match self.arriving.take() {
+            Some((row, Ok(receipt))) => {
+                self.settle(&row, PartitionState::Already, row.spent, Ok(receipt))
+            }
+            Some((row, Err(why))) => {
+                let error = Err(Error::refused(why));
+                self.settle(&row, PartitionState::Failed, row.spent, error)
+            }
+            None => Ok(()),
+        }
     }
 
     /// The next partition to copy.
@@ -539,6 +577,7 @@ impl Run {
     /// # Errors
     /// `Unavailable` if the store cannot be written.
     pub fn flush(&mut self) -> Result<()> {
+        self.arrived()?;
         if !self.changes.is_empty() {
             self.store.apply(self.id, &self.changes)?;
             self.changes.clear();

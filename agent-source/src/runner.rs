@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::agent::Agent;
 use crate::job::Job;
 use crate::link::{self, Link, Window};
+use crate::overlap::Overlaps;
 use crate::pace::Share;
 use crate::run::{Run, Verdict, status_after};
 use crate::runs::{RunRow, RunStore, Status};
@@ -350,7 +351,8 @@ async fn attempt(
             table.name
         )));
     }
-    let epoch = attach(agent, live, &link, id, job).await?;
+    let overlaps = Overlaps::new(selection.clone(), Arc::clone(&table.schema));
+    let epoch = attach(agent, live, &link, overlaps, id, job).await?;
     live.set_phase("copying", String::new());
     let window = Window {
         frames: agent.config.window_frames,
@@ -395,6 +397,7 @@ async fn attach(
     agent: &Arc<Agent>,
     live: &Live,
     link: &Link,
+    overlaps: Overlaps,
     id: RunId,
     job: &Job,
 ) -> Result<Epoch> {
@@ -406,7 +409,8 @@ async fn attach(
         job: job.to_json()?,
         digest_id: job.digest_id.clone(),
     };
-    live.decide(&agent.cpu, Run::attach).await?;
+    live.decide(&agent.cpu, move |run| run.attach(overlaps))
+        .await?;
     let (epoch, mut pages) = link.attach(request).await?;
     while let Some(positions) = pages.next().await? {
         live.decide(&agent.cpu, move |run| {

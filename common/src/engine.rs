@@ -354,7 +354,8 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// The open claim on this table, if a run owns it. `None` too where there is no such table.
     async fn claim(&self, table: &TableName) -> Result<Option<Claim>>;
 
-    /// The newest receipt of each partition that has one, over all runs, in order of key.
+    /// The receipts in effect over all runs, in order of key, the newest of a partition last: those since it was last replaced or dropped, which together
+    /// tell what runs have put there.
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>>;
 }
 
@@ -365,9 +366,9 @@ pub trait Attachment: fmt::Debug + Send + Sync {
     /// The epoch that `attach` issued.
     fn epoch(&self) -> Epoch;
 
-    /// What the store held when this attempt began, in order of key: this run's positions, and for each partition that it has not committed the
-    /// newest committed one of any other run. A partition that this run has staged and another run has committed has both, the committed
-    /// one first.
+    /// What the store held when this attempt began, in order of key: this run's positions, and for each partition that it has not committed those
+    /// that other runs have committed and that are in effect ([`Sink::receipts`]), the newest last. A partition that this run has staged and others
+    /// have committed has both, the committed ones first.
     async fn positions(&self) -> Result<Stream<Position>>;
 
     /// Opens a partition for writing, after `from` or from the start; what is staged beyond that is discarded. One writer

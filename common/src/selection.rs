@@ -7,6 +7,7 @@
 //! One meaning everywhere: SQL's three values; `-0.0 = 0.0`; NaN equals NaN and is above all numbers. Naive timestamps are compared with civil time
 //! in the zone, zoned ones with instants. Integers are added to dates only, and count days.
 
+mod disjoint;
 mod evaluate;
 mod foreign;
 mod grammar;
@@ -168,6 +169,11 @@ impl Selection {
             let possible = prune::possible(predicate, key);
             !possible.is_false && !possible.is_unknown
         })
+    }
+
+    /// Whether the two conditions alone show that no row is selected by both: they leave some column ranges that do not meet. `false` says nothing.
+    pub fn is_disjoint(&self, other: &Selection) -> bool {
+        disjoint::disjoint(self.predicate(), other.predicate())
     }
 
     /// The selected rows of a batch of [`read_columns`](Selection::read_columns), with the columns copied.

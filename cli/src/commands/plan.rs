@@ -175,7 +175,7 @@ fn text(
             .map(|warning| format!("warning: {warning}")),
     );
     if totals.refused > 0 {
-        lines.push("refused: an earlier run has copied other rows of these partitions; --again appends all the same".to_owned());
+        lines.push("refused: an earlier run has copied rows of these partitions that may be among those selected now; --again appends all the same".to_owned());
     }
     lines.join("\n")
 }

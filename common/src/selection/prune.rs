@@ -114,7 +114,7 @@ fn compare(cell: Option<&Cell>, comparison: Comparison, value: &Value) -> Possib
 }
 
 /// Whether the two are of one class, so that their order means something.
-fn comparable(a: &Value, b: &Value) -> bool {
+pub(super) fn comparable(a: &Value, b: &Value) -> bool {
     use Value::{Binary, Bool, Date, Decimal, Float, Int, String, Time, Timestamp};
     match (a, b) {
         (Int(_) | Decimal { .. }, Int(_) | Decimal { .. })

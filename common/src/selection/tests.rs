@@ -115,6 +115,45 @@ fn the_tutorials_conditions_are_accepted_as_they_are_written() {
 }
 
 #[test]
+fn ranges_that_do_not_meet_are_disjoint_and_nothing_else_is() {
+    let disjoint = |one: &str, other: &str| {
+        let resolve = |text| resolve(text, "UTC").unwrap();
+        let (one, other) = (resolve(one), resolve(other));
+        assert_eq!(one.is_disjoint(&other), other.is_disjoint(&one));
+        one.is_disjoint(&other)
+    };
+    // The tutorial's day, each night of its own, and the same night again.
+    let until = |day: u32, minute: u32| {
+        format!(
+            "Timestamp > timestamp '2026-11-{day:02} 00:00:00' and Timestamp < timestamp '2026-11-{day:02} 22:{minute}:00'"
+        )
+    };
+    assert!(disjoint(&until(5, 30), &until(6, 30)));
+    assert!(!disjoint(&until(5, 30), &until(5, 40)));
+    for (one, other, wanted) in [
+        ("id < 5", "id >= 5", true),
+        ("id <= 5", "id >= 5", false),
+        ("id = 5", "id in (6, 7)", true),
+        ("id in (5, 9)", "id in (9, 12)", false),
+        // A hull is not the set itself.
+        ("id in (5, 9)", "id = 7", false),
+        ("id < 5", "not (id < 5)", true),
+        ("id < 5", "id is null", true),
+        ("id is not null", "id is null", true),
+        ("not (id < 5 or id > 9)", "id > 9 or id < 5", false),
+        ("not (id < 5 or id > 9)", "id > 20", true),
+        ("id < 5", "Timestamp < now()", false),
+        ("id < 5 and Timestamp < now()", "Timestamp >= now()", true),
+    ] {
+        assert_eq!(disjoint(one, other), wanted, "{one} | {other}");
+    }
+    let all = Selection::everything(&schema());
+    assert!(!all.is_disjoint(&all));
+    assert!(!all.is_disjoint(&resolve("id = 5", "UTC").unwrap()));
+    assert!(all.is_disjoint(&resolve("id < 5 and id > 5", "UTC").unwrap()));
+}
+
+#[test]
 fn conditions_have_sqls_three_values() {
     assert_eq!(ids("price = 0"), [0, 1]);
     assert_eq!(ids("price > 1000"), [2], "NaN is above all numbers");

@@ -64,7 +64,7 @@ pub(crate) struct Shared {
     /// This run's receipts: as of the attach, and what this attempt has published since. Nobody else can add to them while the
     /// epoch is ours.
     pub(crate) committed: Mutex<Receipts>,
-    /// The newest receipts of other runs.
+    /// The receipts of other runs that are in effect, by key, the newest of a key last.
     pub(crate) earlier: Vec<(RunId, Receipt)>,
     /// Positions as of the attach, and of this attempt since. The stage has one record for each, and no other.
     pub(crate) records: Mutex<BTreeMap<PartitionKey, StageRecord>>,
@@ -138,6 +138,7 @@ impl LakeAttachment {
         let earlier = ledger
             .receipts()
             .into_values()
+            .flatten()
             .filter(|(owner, _)| *owner != run)
             .collect();
         let (tidied, disk) = (stage.clone(), lake.disk().clone());

@@ -15,7 +15,7 @@
 //! Every commit also carries `txn { "strait/epoch", N }` with its own epoch. Delta refuses a commit if one since its snapshot has written
 //! the same application id, so a commit that saw its own epoch as the highest lands only while that is still so: this is the fence.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -245,17 +245,18 @@ impl Ledger {
         })
     }
 
-    /// The newest receipt of every partition, and the run that has it.
-    pub fn receipts(&self) -> HashMap<PartitionKey, (RunId, Receipt)> {
-        let mut receipts = HashMap::new();
+    /// The receipts in effect of every partition, the newest last, and the runs that have them: those since it was last replaced or dropped.
+    pub fn receipts(&self) -> BTreeMap<PartitionKey, Vec<(RunId, Receipt)>> {
+        let mut receipts: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for entry in &self.entries {
             match &entry.event {
                 Event::Publish(partitions) => {
                     for published in partitions {
-                        receipts.insert(
-                            published.receipt.key.clone(),
-                            (entry.run, published.receipt.clone()),
-                        );
+                        let of_key = receipts.entry(published.receipt.key.clone()).or_default();
+                        if published.disposition == Disposition::Replace {
+                            of_key.clear();
+                        }
+                        of_key.push((entry.run, published.receipt.clone()));
                     }
                 }
                 Event::Drop(key) => {

@@ -252,13 +252,8 @@ impl Sink for LakeSink {
             return Ok(futures::stream::empty().boxed());
         }
         let ledger = Ledger::load(&self.lake.open(table, None).await?).await?;
-        let mut receipts: Vec<Receipt> = ledger
-            .receipts()
-            .into_values()
-            .map(|(_, receipt)| receipt)
-            .collect();
-        receipts.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(futures::stream::iter(receipts).map(Ok).boxed())
+        let receipts = ledger.receipts().into_values().flatten();
+        Ok(futures::stream::iter(receipts.map(|(_, receipt)| Ok(receipt))).boxed())
     }
 }
 

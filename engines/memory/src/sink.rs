@@ -18,7 +18,9 @@ use strait_common::key::PartitionKey;
 use strait_common::{Error, Result};
 
 use crate::steps::Steps;
-use crate::store::{Chunk, Entry, MemoryStore, Staged, State, TableState, fit, staged_at};
+use crate::store::{
+    Chunk, Entry, MemoryStore, Staged, State, TableState, fit, in_effect, staged_at,
+};
 
 /// A rule of exactly once, broken by [`MemorySink::breaking`] to prove that a test notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -235,8 +237,9 @@ impl Sink for MemorySink {
 
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
         let receipts = self.process.act("read the receipts", |state| {
-            let entries = state.table(table)?.ledger.values().filter_map(|e| e.last());
+            let entries = state.table(table)?.ledger.values();
             Ok(entries
+                .flat_map(|entries| in_effect(entries))
                 .map(|entry| Ok(entry.receipt.clone()))
                 .collect::<Vec<_>>())
         })?;
@@ -581,6 +584,7 @@ impl PartitionWriter for MemoryWriter {
                 .push(Entry {
                     run: attachment.run,
                     receipt: receipt.clone(),
+                    disposition: self.disposition,
                 });
             Ok(Finished::Now)
         };

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::SchemaRef;
 use strait_common::engine::{
-    Claim, Division, Mark, Position, PositionState, Receipt, Store, Table, Version,
+    Claim, Disposition, Division, Mark, Position, PositionState, Receipt, Store, Table, Version,
 };
 use strait_common::ids::{RunId, TableName};
 use strait_common::key::PartitionKey;
@@ -55,6 +55,13 @@ pub(crate) struct Visible {
 pub(crate) struct Entry {
     pub(crate) run: RunId,
     pub(crate) receipt: Receipt,
+    pub(crate) disposition: Disposition,
+}
+
+/// Those of a partition's entries that tell what is there: since it was last replaced.
+pub(crate) fn in_effect(entries: &[Entry]) -> &[Entry] {
+    let replaced = |entry: &Entry| entry.disposition == Disposition::Replace;
+    &entries[entries.iter().rposition(replaced).unwrap_or(0)..]
 }
 
 /// A partition that is begun and not published.
@@ -175,18 +182,15 @@ impl TableState {
             .map(|entry| &entry.receipt)
     }
 
-    /// This run's positions, and the newest committed one of the other partitions, in order of key; a partition that this run has staged and
-    /// another has committed has both, the committed one first.
+    /// This run's positions, and those that others have committed of the other partitions and that are in effect, in order of key; a partition that this
+    /// run has staged and others have committed has both, the committed ones first.
     pub(crate) fn positions(&self, run: RunId) -> Vec<Position> {
         let mut positions: BTreeMap<PartitionKey, Vec<Position>> = BTreeMap::new();
         for (key, entries) in &self.ledger {
             let own = entries.iter().rev().find(|entry| entry.run == run);
-            if let Some(entry) = own.or(entries.last()) {
-                positions
-                    .entry(key.clone())
-                    .or_default()
-                    .push(committed(entry));
-            }
+            let told = own.map_or(in_effect(entries), std::slice::from_ref);
+            let positions = positions.entry(key.clone()).or_default();
+            positions.extend(told.iter().map(committed));
         }
         for ((owner, key), staged) in &self.staged {
             if *owner == run

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agent_source::job::{Job, Spec};
+use agent_source::overlap::Overlaps;
 use agent_source::run::{Next, Run, Verdict, status_after};
 use agent_source::runs::{PartitionRow, PartitionState, RunRow, RunStore, Status};
 use agent_source::session::{Encoded, Event, Limits, Session, Step, Want};
@@ -334,8 +335,8 @@ impl SourceAgent {
         let Desk::Waiting(mut run, row) = std::mem::replace(&mut self.desk, Desk::Gone) else {
             return Err(Error::internal("no run waits"));
         };
-        run.attach()?;
         let selection = selection_of(&row.job, now.unwrap_or(row.job.now))?;
+        run.attach(Overlaps::new(selection.clone(), cluster::table()?.schema))?;
         let claim = Claim {
             run: row.id,
             table: cluster::table()?.name,

@@ -160,6 +160,48 @@ fn cell(column: Column, level: &Level, rows: &[Row]) -> (Cell, Vec<bool>) {
 }
 
 #[test]
+fn conditions_that_are_shown_to_be_disjoint_select_no_row_in_common() {
+    let tables = tables();
+    let (shown, alone) = (Counter::new(0), Counter::new(0));
+    check(
+        6000,
+        &(world(), condition(), condition()),
+        |(world, one, other)| {
+            let (_, rows, _) = tables
+                .iter()
+                .find(|(name, ..)| *name == world.clock.name)
+                .expect("rows of the zone");
+            let of = |condition: &_| resolve(condition, world);
+            let disjoint = of(&one.sql()).is_disjoint(&of(&other.sql()));
+            prop_assert_eq!(disjoint, of(&other.sql()).is_disjoint(&of(&one.sql())));
+            let selects = |condition: &super::oracle::Condition, row: &Row| {
+                condition.of(row, world) == Some(true)
+            };
+            let (mut by_one, mut by_other) = (false, false);
+            for row in rows {
+                let both = (selects(&one, row), selects(&other, row));
+                by_one |= both.0;
+                by_other |= both.1;
+                prop_assert!(
+                    !(disjoint && both == (true, true)),
+                    "{} and {} both select {:?}",
+                    one.sql(),
+                    other.sql(),
+                    row
+                );
+            }
+            shown.set(shown.get() + usize::from(disjoint));
+            alone.set(alone.get() + usize::from(disjoint && by_one && by_other));
+            Ok(())
+        },
+    );
+    assert!(
+        shown.get() > 100 && alone.get() > 20,
+        "{shown:?} pairs were shown to be disjoint, {alone:?} of them select rows: the conditions say too little"
+    );
+}
+
+#[test]
 fn a_pruned_partition_never_holds_a_selected_row_in_any_zone() {
     let tables = tables();
     let (excluded, covered) = (Counter::new(0), Counter::new(0));

@@ -469,9 +469,7 @@ pub async fn a_dropped_partition_is_gone_with_its_receipt(harness: &dyn Harness)
 }
 
 /// What verify and mirror compare with.
-pub async fn receipts_are_the_newest_of_each_partition_in_order_of_key(
-    harness: &dyn Harness,
-) -> Check {
+pub async fn receipts_are_those_in_effect_in_order_of_key(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
     ensure!(
         world.receipts().await?.is_empty(),
@@ -488,6 +486,23 @@ pub async fn receipts_are_the_newest_of_each_partition_in_order_of_key(
     ensure!(
         receipts == [a.receipt()?, newer.receipt()?, c.receipt()?],
         "the receipts are {receipts:?}"
+    );
+    // What is appended joins what is there, and so do the receipts.
+    let more = newer.changed("v3", 500..503);
+    world
+        .copied(3, std::slice::from_ref(&more), Disposition::Append)
+        .await?;
+    world.restart().await?;
+    let receipts = world.receipts().await?;
+    ensure!(
+        receipts
+            == [
+                a.receipt()?,
+                newer.receipt()?,
+                more.receipt()?,
+                c.receipt()?
+            ],
+        "after an append the receipts are {receipts:?}"
     );
     Ok(())
 }

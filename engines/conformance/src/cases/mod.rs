@@ -67,7 +67,7 @@ impl World {
         data::ensure_exactly(&self.visible().await?, parts).at(when)
     }
 
-    /// The newest receipts, through this process.
+    /// The receipts in effect, through this process.
     pub(crate) async fn receipts(&self) -> Check<Vec<Receipt>> {
         let receipts = self.process.store.sink.receipts(&self.table).await;
         receipts.at("receipts")?.try_collect().await.at("receipts")
@@ -289,7 +289,7 @@ cases! {
         replace_by_no_rows_leaves_none
         append_joins_the_rows_that_are_there
         a_dropped_partition_is_gone_with_its_receipt
-        receipts_are_the_newest_of_each_partition_in_order_of_key
+        receipts_are_those_in_effect_in_order_of_key
     }
     fence {
         each_attempt_has_a_higher_epoch
