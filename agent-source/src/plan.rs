@@ -17,7 +17,7 @@ use crate::job::{Job, Spec};
 use crate::link::{self, Link, Window};
 use crate::overlap::Overlaps;
 use crate::pace;
-use crate::run::{Standing, standing};
+use crate::run::{Earlier, earlier};
 use crate::runner;
 use crate::runs::{RunRow, Status};
 
@@ -492,33 +492,22 @@ pub async fn show(
     };
     let mut bytes_to_copy = Some(0u64);
     let mut pages = planned.partitions().await?.chunks(500);
-    let nobody = RunId::from_u128(0);
     let mut overlaps = Overlaps::new(planned.selection.clone(), Arc::clone(&planned.table.schema));
     while let Some(page) = pages.next().await {
         let mut partitions = Vec::with_capacity(page.len());
         for partition in page {
             let partition = partition?;
-            let mut action = "copy";
-            for receipt in receipts
-                .get(&partition.key.to_string())
+            let of_key = receipts.get(&partition.key.to_string());
+            let found = of_key
                 .into_iter()
                 .flatten()
-            {
-                match standing(
-                    nobody,
-                    &planned.job,
-                    &mut overlaps,
-                    &partition,
-                    &committed(receipt),
-                ) {
-                    Standing::Start => {}
-                    Standing::Refused(_) => action = "refused",
-                    _ => {
-                        action = "already";
-                        break;
-                    }
-                }
-            }
+                .map(|receipt| earlier(&planned.job, &mut overlaps, &partition, receipt))
+                .max();
+            let action = match found {
+                None | Some(Earlier::Others) => "copy",
+                Some(Earlier::Refused(_)) => "refused",
+                Some(Earlier::Already) => "already",
+            };
             totals.partitions += 1;
             match action {
                 "copy" => {
@@ -556,20 +545,6 @@ pub async fn show(
 /// The lower of two limits, each of which may be missing.
 fn least(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.into_iter().chain(other).min()
-}
-
-fn committed(receipt: &Receipt) -> strait_common::engine::Position {
-    strait_common::engine::Position {
-        // Some other run; a plan has no id yet.
-        run: RunId::from_u128(1),
-        key: receipt.key.clone(),
-        version: receipt.version.clone(),
-        sequence: 0,
-        cursor: strait_common::engine::Cursor::start(),
-        rows: receipt.rows,
-        digest: receipt.digest,
-        state: strait_common::engine::PositionState::Committed(receipt.clone()),
-    }
 }
 
 async fn receipts(planned: &Planned) -> Result<HashMap<String, Vec<Receipt>>> {

@@ -45,8 +45,7 @@ pub enum Standing {
     Refused(String),
 }
 
-/// Reads one position of the ledger for a partition of the stored plan. Of several that others have committed, one that is `Already` decides,
-/// else one that is `Refused`.
+/// Reads one position of the ledger for a partition of the stored plan.
 pub fn standing(
     run: RunId,
     job: &Job,
@@ -56,29 +55,51 @@ pub fn standing(
 ) -> Standing {
     match &position.state {
         PositionState::Committed(receipt) if position.run == run => Standing::Done(receipt.clone()),
-        PositionState::Committed(receipt) => {
-            let why = match overlaps.with(receipt, &planned.key) {
-                Overlap::Same if receipt.version == planned.version => {
-                    return Standing::Already(receipt.clone());
-                }
-                Overlap::Disjoint => return Standing::Start,
-                _ if job.again => return Standing::Start,
-                Overlap::Same => "the partition has changed at the source since, and which of its rows are new cannot be told".to_owned(),
-                Overlap::Possible => format!(
-                    "it selected `{}`, this run selects `{}`, and nothing shows that no row is in both",
-                    receipt.selection, job.resolved
-                ),
-            };
-            Standing::Refused(format!(
-                "run {} has already copied rows of this partition: {why}; appending could double them. Add --again to append all the same, if the \
-                 rows are known to be others",
+        PositionState::Committed(receipt) => match earlier(job, overlaps, planned, receipt) {
+            Earlier::Others => Standing::Start,
+            Earlier::Refused(why) => Standing::Refused(format!(
+                "run {} has already copied rows of this partition: {why}; appending could double them. Add --again to append all the same, \
+                     if the rows are known to be others",
                 position.run
-            ))
-        }
+            )),
+            Earlier::Already => Standing::Already(receipt.clone()),
+        },
         PositionState::Staged if position.run == run && position.version == planned.version => {
             Standing::Resume(position.clone())
         }
         PositionState::Staged => Standing::Start,
+    }
+}
+
+/// What a receipt of an earlier run means for a partition of the plan. Of several the greatest decides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Earlier {
+    /// Its rows are others, or the operator says so.
+    Others,
+    /// Its rows could be doubled. Why, in words.
+    Refused(String),
+    /// It is of the same rows.
+    Already,
+}
+
+/// Reads a receipt of another run for a partition of the plan.
+pub fn earlier(
+    job: &Job,
+    overlaps: &mut Overlaps,
+    planned: &Partition,
+    receipt: &Receipt,
+) -> Earlier {
+    match overlaps.with(receipt, &planned.key) {
+        Overlap::Same if receipt.version == planned.version => Earlier::Already,
+        Overlap::Disjoint => Earlier::Others,
+        _ if job.again => Earlier::Others,
+        Overlap::Same => Earlier::Refused(
+            "the partition has changed at the source since, and which of its rows are new cannot be told".to_owned(),
+        ),
+        Overlap::Possible => Earlier::Refused(format!(
+            "it selected `{}`, this run selects `{}`, and nothing shows that no row is in both",
+            receipt.selection, job.resolved
+        )),
     }
 }
 

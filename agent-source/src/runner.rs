@@ -176,13 +176,9 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
         }
         (state.row.id, state.row.job.clone())
     };
-    let backoff = Backoff {
-        first: RETRY_WAIT_FIRST,
-        most: agent.config.retry_wait_max,
-        retries_max: agent.config.retries_max,
-    };
+    let backoff = between_attempts(&agent);
     let (mut retry, mut progress) = (0, 0);
-    let mut full = (0, None);
+    let mut room = Room::default();
     let ended = loop {
         let result = tokio::select! {
             result = attempt(&agent, &live, id, &job) => result,
@@ -192,7 +188,7 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
         if progress_now > progress {
             progress = progress_now;
             retry = 0;
-            full = (0, None);
+            room = Room::default();
         }
         let error = match result {
             Ok(Some(outcome)) => break Ok(outcome),
@@ -209,14 +205,7 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
                 let wait = backoff.wait(retry - 1, jitter());
                 (wait, format!("retry {retry}"))
             }
-            Reaction::AwaitRoom => {
-                let (tries, since) = &mut full;
-                *tries += 1;
-                let since = *since.get_or_insert_with(Instant::now);
-                let wait = backoff.step(*tries - 1, jitter()).max(RETRY_WAIT_FIRST);
-                let wait = (since.elapsed() < ROOM_WAIT_MAX).then_some(wait);
-                (wait, "a disk is full; next try".to_owned())
-            }
+            Reaction::AwaitRoom => (room.wait(&backoff), NO_ROOM.to_owned()),
             Reaction::Replan | Reaction::Yield | Reaction::Fail | Reaction::Stop => {
                 break Err(error);
             }
@@ -283,17 +272,42 @@ async fn end(agent: &Agent, live: &Live, ended: Result<Outcome>) {
     state.phase = "";
 }
 
+/// A wait for room on a full disk.
+#[derive(Debug, Default)]
+struct Room {
+    tries: u32,
+    since: Option<Instant>,
+}
+
+/// How it is told.
+const NO_ROOM: &str = "a disk is full; next try";
+
+impl Room {
+    /// How long to wait before the next try; `None` when it has lasted too long.
+    fn wait(&mut self, backoff: &Backoff) -> Option<Duration> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let wait = backoff.step(self.tries, jitter()).max(RETRY_WAIT_FIRST);
+        self.tries += 1;
+        (since.elapsed() < ROOM_WAIT_MAX).then_some(wait)
+    }
+}
+
+/// The waits between attempts of a run.
+fn between_attempts(agent: &Agent) -> Backoff {
+    Backoff {
+        first: RETRY_WAIT_FIRST,
+        most: agent.config.retry_wait_max,
+        retries_max: agent.config.retries_max,
+    }
+}
+
 /// Stores how a run ended; waits for room where the disk of `state_dir` is full.
 ///
 /// # Errors
 /// What the store says last.
 async fn store_end(agent: &Agent, live: &Live, row: &RunRow) -> Result<()> {
-    let backoff = Backoff {
-        first: RETRY_WAIT_FIRST,
-        most: agent.config.retry_wait_max,
-        retries_max: 0,
-    };
-    let (mut tries, began) = (0, Instant::now());
+    let backoff = between_attempts(agent);
+    let mut room = Room::default();
     loop {
         let stored = row.clone();
         let written = live.decide(&agent.cpu, move |run| {
@@ -303,18 +317,16 @@ async fn store_end(agent: &Agent, live: &Live, row: &RunRow) -> Result<()> {
         let Err(error) = written.await else {
             return Ok(());
         };
-        if error.kind() != Kind::Full || began.elapsed() >= ROOM_WAIT_MAX {
+        if error.kind() != Kind::Full {
             return Err(error);
         }
-        let wait = backoff.step(tries, jitter()).max(RETRY_WAIT_FIRST);
-        tries += 1;
+        let Some(wait) = room.wait(&backoff) else {
+            return Err(error);
+        };
         tracing::warn!(run = %row.id.short(), %error, wait_ms = wait.as_millis() as u64, "the end of the run cannot be stored yet");
         live.set_phase(
             "waiting",
-            format!(
-                "a disk is full; next try in {:.1} s: {error}",
-                wait.as_secs_f64()
-            ),
+            format!("{NO_ROOM} in {:.1} s: {error}", wait.as_secs_f64()),
         );
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

@@ -389,31 +389,27 @@ def link_slow(world):
         run.ends_equal()
 
 
-def link_half_open(world):
-    """connections stay and nothing passes, for longer than peer_timeout"""
-    with world.plan("half_open", "--streams", 2) as run:
+def held_and_let_go(world, target, hold, let_go, rest_s):
+    """One run, held until the source says that it waits, and let go, again and again."""
+    with world.plan(target, "--streams", 2) as run:
         run.some_are_visible(0.1)
         for _ in range(1 if world.quick else 3):
-            world.link.stall()
+            hold()
             shown = run.until("it waits", lambda shown: "retry" in shown["message"])
             world.say(f"waiting: {shown['message']}")
-            world.link.heal()
-            time.sleep(world.rng.uniform(0.3, 1.0))
+            let_go()
+            time.sleep(world.rng.uniform(rest_s, 1.0))
         run.ends_equal()
+
+
+def link_half_open(world):
+    """connections stay and nothing passes, for longer than peer_timeout"""
+    held_and_let_go(world, "half_open", world.link.stall, world.link.heal, 0.3)
 
 
 def hung_sink(world):
     """a sink that hangs behind a live connection (SIGSTOP), for longer than peer_timeout"""
-    pair = world.pair
-    with world.plan("hung_sink", "--streams", 2) as run:
-        run.some_are_visible(0.1)
-        for _ in range(1 if world.quick else 3):
-            pair.sink.pause()
-            shown = run.until("it waits", lambda shown: "retry" in shown["message"])
-            world.say(f"waiting: {shown['message']}")
-            pair.sink.go_on()
-            time.sleep(world.rng.uniform(0.2, 1.0))
-        run.ends_equal()
+    held_and_let_go(world, "hung_sink", world.pair.sink.pause, world.pair.sink.go_on, 0.2)
 
 
 def hung_source(world):

@@ -8,7 +8,6 @@ pub mod agents;
 pub mod by_hand;
 pub mod corpus;
 pub mod demo;
-pub mod fake_sink;
 pub mod held;
 pub mod lakes;
 pub mod process;

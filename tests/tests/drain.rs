@@ -19,7 +19,7 @@ use strait_common::shutdown::Shutdown;
 use strait_common::tls::Dialling;
 use strait_proto::v1::alive::Phase;
 use strait_tests::WAIT_MAX;
-use strait_tests::fake_sink::FakeSink;
+use strait_tests::by_hand::sink::SinkByHand;
 use strait_tests::lakes::{self, Lakes, TABLE};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -74,7 +74,7 @@ impl Board for SlowBoard {
 #[tokio::test]
 async fn a_partition_that_comes_after_the_soft_stop_is_left_unread() {
     let lakes = Lakes::filled(1, 10).await;
-    let sink = FakeSink::start(Phase::Idle, WAIT_MAX).await;
+    let sink = SinkByHand::busy(Phase::Idle, WAIT_MAX).await;
     let source = lakes::open(&lakes.a()).await.source;
     let table = source
         .describe(&TABLE.parse().expect("a name"))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use strait_proto::v1;
 use strait_proto::v1::alive::Phase;
 use strait_tests::agents::{SinkAgent, SourceAgent};
-use strait_tests::fake_sink::FakeSink;
+use strait_tests::by_hand::sink::SinkByHand;
 use strait_tests::held::{Act, Hand};
 use strait_tests::lakes::{Lakes, label};
 use strait_tests::proxy::Proxy;
@@ -197,7 +197,7 @@ async fn a_sink_that_says_alive_for_ever_does_not_hold_a_run_for_ever() {
         (Phase::Finish, "finish"),
     ] {
         let lakes = Lakes::filled(1, ROWS).await;
-        let sink = FakeSink::start(phase, Duration::ZERO).await;
+        let sink = SinkByHand::busy(phase, Duration::ZERO).await;
         let source = SourceAgent::start_with(&lakes, &sink.url(), |config| {
             config.peer_timeout = Duration::from_secs(1);
             config.engine_timeout = Duration::from_secs(1);
@@ -232,7 +232,7 @@ async fn a_sink_that_says_alive_for_ever_does_not_hold_a_run_for_ever() {
 async fn a_sink_is_given_the_time_that_it_gives_its_engine() {
     let lakes = Lakes::filled(1, ROWS).await;
     let patience = Duration::from_secs(3);
-    let sink = FakeSink::start(Phase::Append, patience).await;
+    let sink = SinkByHand::busy(Phase::Append, patience).await;
     let source = SourceAgent::start_with(&lakes, &sink.url(), |config| {
         config.peer_timeout = Duration::from_millis(500);
         config.engine_timeout = Duration::from_millis(500);

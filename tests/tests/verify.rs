@@ -5,7 +5,7 @@ use std::time::Duration;
 use strait_common::{Error, Kind};
 use strait_proto::v1::alive::Phase;
 use strait_tests::agents::{Operator, SinkAgent, SourceAgent};
-use strait_tests::fake_sink::FakeSink;
+use strait_tests::by_hand::sink::SinkByHand;
 use strait_tests::held::{Act, Hand};
 use strait_tests::lakes::{Lakes, label};
 use tokio::task::JoinSet;
@@ -147,7 +147,7 @@ async fn a_sink_that_reads_for_long_is_not_taken_for_dead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_that_says_nothing_is_given_up() {
     let lakes = Lakes::filled(DAYS, ROWS).await;
-    let sink = FakeSink::start(Phase::Append, Duration::ZERO).await;
+    let sink = SinkByHand::busy(Phase::Append, Duration::ZERO).await;
     let source = SourceAgent::start_with(&lakes, &sink.url(), |config| {
         config.peer_timeout = Duration::from_secs(1);
     })

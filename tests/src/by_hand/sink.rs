@@ -1,10 +1,13 @@
-//! A sink without an engine that answers everything as if all were durable, and lies where a test wants it to.
+//! A sink without an engine that answers everything as if all were durable, and lies where a test wants it to; or one that grants every stream and then
+//! says that it is alive, in one phase, for ever.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use strait_proto::v1;
+use strait_proto::v1::alive::Phase;
 use strait_proto::v1::attach_reply::Body as Attached;
 use strait_proto::v1::copy_reply::Body as Reply;
 use strait_proto::v1::copy_request::Body as Asked;
@@ -23,6 +26,8 @@ pub type AttachLie =
 /// What a lie makes of the honest answer to a Prepare.
 pub type PrepareLie = dyn Fn(v1::PrepareReply) -> v1::PrepareReply + Send + Sync;
 
+const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Where the sink lies.
 #[derive(Clone)]
 pub enum Lie {
@@ -34,6 +39,8 @@ pub enum Lie {
     Attach(Arc<AttachLie>),
     /// When a run is prepared.
     Prepare(Arc<PrepareLie>),
+    /// That its engine works, in this phase, for ever. It says that it is as patient with it as this; zero leaves that unsaid.
+    Alive(Phase, Duration),
 }
 
 impl std::fmt::Debug for Lie {
@@ -43,6 +50,7 @@ impl std::fmt::Debug for Lie {
             Lie::Copy(_) => "Copy",
             Lie::Attach(_) => "Attach",
             Lie::Prepare(_) => "Prepare",
+            Lie::Alive(..) => "Alive",
         })
     }
 }
@@ -53,6 +61,7 @@ pub struct SinkByHand {
     address: SocketAddr,
     lie: Arc<Mutex<Lie>>,
     completed: Arc<AtomicU64>,
+    copies: Arc<AtomicU64>,
     _task: JoinSet<()>,
 }
 
@@ -62,10 +71,11 @@ impl SinkByHand {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let lie = Arc::new(Mutex::new(Lie::Never));
-        let completed = Arc::default();
+        let (completed, copies) = (Arc::default(), Arc::default());
         let service = Service {
             lie: Arc::clone(&lie),
             completed: Arc::clone(&completed),
+            copies: Arc::clone(&copies),
             epoch: AtomicU64::new(0),
             served: Mutex::default(),
         };
@@ -84,8 +94,16 @@ impl SinkByHand {
             address,
             lie,
             completed,
+            copies,
             _task: task,
         }
+    }
+
+    /// One whose engine works in this phase for ever.
+    pub async fn busy(phase: Phase, engine_timeout: Duration) -> SinkByHand {
+        let sink = SinkByHand::start().await;
+        sink.lies(Lie::Alive(phase, engine_timeout));
+        sink
     }
 
     /// Where it listens.
@@ -103,6 +121,11 @@ impl SinkByHand {
         *self.lie.lock().unwrap_or_else(PoisonError::into_inner) = lie;
     }
 
+    /// How many streams were opened.
+    pub fn copies(&self) -> u64 {
+        self.copies.load(Ordering::SeqCst)
+    }
+
     /// How many runs have ended their claim here.
     pub fn completed(&self) -> u64 {
         self.completed.load(Ordering::SeqCst)
@@ -113,6 +136,7 @@ impl SinkByHand {
 struct Service {
     lie: Arc<Mutex<Lie>>,
     completed: Arc<AtomicU64>,
+    copies: Arc<AtomicU64>,
     epoch: AtomicU64,
     served: Mutex<JoinSet<()>>,
 }
@@ -124,11 +148,67 @@ impl Service {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+
+    /// Goes on with a call after it was answered, until this side is dropped.
+    fn serve(&self, work: impl Future<Output = Result<(), Status>> + Send + 'static) {
+        self.served
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .spawn(async move {
+                // Whoever has left does not hear why.
+                let _: Result<(), Status> = work.await;
+            });
+    }
+}
+
+type CopyReplies = mpsc::Sender<Result<v1::CopyReply, Status>>;
+
+/// It has read everything, and the engine does not answer.
+async fn busy(
+    mut messages: Streaming<v1::CopyRequest>,
+    replies: CopyReplies,
+    phase: Phase,
+    engine_timeout: Duration,
+) -> Result<(), Status> {
+    let reply = |body| Ok(v1::CopyReply { body: Some(body) });
+    // A frame's credit is given back only where the phase comes after all frames.
+    let gives_credit = phase == Phase::Finish;
+    let mut honest = Honest::default();
+    let mut ticks = tokio::time::interval(ALIVE_INTERVAL);
+    let since = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            message = messages.message() => {
+                let Some(asked) = message?.and_then(|message| message.body) else {
+                    return Ok(());
+                };
+                for mut answer in honest.answer(&asked) {
+                    match &mut answer {
+                        Reply::Opened(opened) => {
+                            opened.engine_timeout_ms = u64::try_from(engine_timeout.as_millis()).unwrap_or(u64::MAX);
+                        }
+                        Reply::Credit(_) if gives_credit => {}
+                        Reply::Skipped(_) => {}
+                        _ => continue,
+                    }
+                    let _ = replies.send(reply(answer)).await;
+                }
+            }
+            _ = ticks.tick(), if honest.opened => {
+                let since_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let alive = Reply::Alive(v1::Alive { phase: phase.into(), since_ms });
+                if replies.send(reply(alive)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
 }
 
 /// What an honest sink keeps in mind of a stream.
 #[derive(Debug, Default)]
 struct Honest {
+    opened: bool,
     ordinal: u64,
     rows: u64,
 }
@@ -137,11 +217,14 @@ impl Honest {
     fn answer(&mut self, asked: &Asked) -> Vec<Reply> {
         let ordinal = self.ordinal;
         match asked {
-            Asked::Open(open) => vec![Reply::Opened(v1::Opened {
-                window_frames: open.window_frames,
-                lease_bytes: 0,
-                engine_timeout_ms: 0,
-            })],
+            Asked::Open(open) => {
+                self.opened = true;
+                vec![Reply::Opened(v1::Opened {
+                    window_frames: open.window_frames,
+                    lease_bytes: 0,
+                    engine_timeout_ms: 0,
+                })]
+            }
             Asked::Begin(begin) => {
                 self.ordinal = begin.ordinal;
                 self.rows = begin.from.as_ref().map_or(0, |from| from.rows);
@@ -223,10 +306,15 @@ impl Transfer for Service {
         &self,
         request: Request<Streaming<v1::CopyRequest>>,
     ) -> Result<Response<Self::CopyStream>, Status> {
+        self.copies.fetch_add(1, Ordering::SeqCst);
         let mut messages = request.into_inner();
         let (replies, stream) = mpsc::channel(16);
         let lie = self.lie();
-        let serve = async move {
+        if let Lie::Alive(phase, engine_timeout) = lie {
+            self.serve(busy(messages, replies, phase, engine_timeout));
+            return Ok(Response::new(ReceiverStream::new(stream)));
+        }
+        self.serve(async move {
             let mut honest = Honest::default();
             while let Some(asked) = messages.message().await?.and_then(|message| message.body) {
                 let answers = honest.answer(&asked);
@@ -241,14 +329,7 @@ impl Transfer for Service {
                 }
             }
             Ok(())
-        };
-        self.served
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .spawn(async move {
-                // Whoever has left does not hear why.
-                let _: Result<(), Status> = serve.await;
-            });
+        });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -264,7 +345,16 @@ impl Transfer for Service {
         &self,
         _: Request<v1::DigestRequest>,
     ) -> Result<Response<Self::DigestStream>, Status> {
-        Err(Status::unimplemented("there is no engine"))
+        if !matches!(self.lie(), Lie::Alive(..)) {
+            return Err(Status::unimplemented("there is no engine"));
+        }
+        // It never answers, and does not leave.
+        let (replies, stream) = mpsc::channel(1);
+        self.serve(async move {
+            replies.closed().await;
+            Ok(())
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     async fn get_claim(

@@ -43,6 +43,17 @@ fn changing(change: impl Fn(&mut Reply) + Send + Sync + 'static) -> Lie {
     }))
 }
 
+/// Says every honest answer of one kind twice.
+fn twice(of: fn(&Reply) -> bool) -> Lie {
+    Lie::Copy(Arc::new(move |_, honest| {
+        let twice = honest.into_iter().flat_map(|reply| {
+            let again = of(&reply).then(|| reply.clone());
+            [Some(reply)].into_iter().chain(again.map(Some))
+        });
+        twice.collect()
+    }))
+}
+
 /// Changes every receipt.
 fn receipts(change: impl Fn(&mut v1::Finished, &mut v1::Receipt) + Send + Sync + 'static) -> Lie {
     changing(move |reply| {
@@ -174,13 +185,7 @@ fn lies_on_streams() -> Vec<Case> {
         ),
         (
             "a commit twice",
-            Lie::Copy(Arc::new(|_, honest| {
-                let twice = honest.into_iter().flat_map(|reply| {
-                    let again = matches!(reply, Reply::Finished(_)).then(|| reply.clone());
-                    [Some(reply)].into_iter().chain(again.map(Some))
-                });
-                twice.collect()
-            })),
+            twice(|reply| matches!(reply, Reply::Finished(_))),
             "corrupt",
             "an answer to no partition",
         ),
@@ -214,13 +219,7 @@ fn lies_on_streams() -> Vec<Case> {
         ),
         (
             "an ack twice",
-            Lie::Copy(Arc::new(|_, honest| {
-                let twice = honest.into_iter().flat_map(|reply| {
-                    let again = matches!(reply, Reply::Ack(_)).then(|| reply.clone());
-                    [Some(reply)].into_iter().chain(again.map(Some))
-                });
-                twice.collect()
-            })),
+            twice(|reply| matches!(reply, Reply::Ack(_))),
             "corrupt",
             "an ack that was not asked for",
         ),
