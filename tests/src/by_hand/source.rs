@@ -194,9 +194,14 @@ impl CopyByHand {
     }
 
     /// The same, also for one without a body.
+    ///
+    /// # Panics
+    /// If it is not taken within [`crate::WAIT_MAX`].
     pub async fn send_body(&mut self, body: Option<Request>) {
         if let Some(send) = &self.send {
-            let _ = send.send(v1::CopyRequest { body }).await;
+            let sent = send.send(v1::CopyRequest { body });
+            let sent = tokio::time::timeout(crate::WAIT_MAX, sent).await;
+            let _ = sent.expect("the sink takes the message");
         }
     }
 
@@ -213,16 +218,20 @@ impl CopyByHand {
     /// # Panics
     /// If none comes within [`crate::WAIT_MAX`].
     pub async fn next(&mut self) -> Result<Option<Reply>> {
-        loop {
-            let reply = tokio::time::timeout(crate::WAIT_MAX, self.replies.message()).await;
-            match reply.expect("the sink answers")? {
-                None => return Ok(None),
-                Some(v1::CopyReply {
-                    body: Some(Reply::Alive(_)),
-                }) => {}
-                Some(reply) => return Ok(reply.body),
+        let next = async {
+            loop {
+                match self.replies.message().await? {
+                    None => return Ok(None),
+                    Some(v1::CopyReply {
+                        body: Some(Reply::Alive(_)),
+                    }) => {}
+                    Some(reply) => return Ok(reply.body),
+                }
             }
-        }
+        };
+        // Saying Alive again and again is no answer.
+        let answered = tokio::time::timeout(crate::WAIT_MAX, next).await;
+        answered.expect("the sink answers")
     }
 
     /// The next answer that is not about credit.
