@@ -4,19 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
+use prost::Message;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId};
-use strait_common::engine::{Partition, Receipt, Store, Table};
+use strait_common::engine::{Holding, Partition, Receipt, Store, Table};
 use strait_common::fingerprint::Reading;
 use strait_common::key::PartitionKey;
 use strait_common::patience::{patient_stream, within};
 use strait_common::selection::{Selection, SelectionSpec};
-use strait_common::{Context, Error, Result};
+use strait_common::{Context, Error, Kind, Result};
 use strait_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+/// What a page of holdings holds at least before it is sent, in bytes.
+const PAGE_BYTES: usize = 1 << 20;
 /// A batch that is read back, in bytes.
 const BATCH_BYTES: u64 = 1 << 20;
 
@@ -35,8 +38,6 @@ pub struct Readback {
     pub keys: Vec<PartitionKey>,
     /// Whether the ledger alone answers.
     pub receipts_only: bool,
-    /// Whether partitions without a receipt are named then, too.
-    pub unreceipted_too: bool,
     /// What reading takes its lease from.
     pub budget: Budget,
     /// Where digests are computed.
@@ -66,10 +67,10 @@ impl Readback {
                     .push(receipt);
             }
         }
-        if self.receipts_only && !self.unreceipted_too {
+        if self.receipts_only {
             for (key, of_key) in &receipts {
                 for receipt in of_key {
-                    reply(replies, key, None, Some(receipt)).await?;
+                    reply(replies, answer(key, Some(receipt))).await?;
                 }
             }
             return Ok(());
@@ -89,26 +90,79 @@ impl Readback {
                 partitions.insert(partition.key.clone(), partition);
             }
         }
-        if self.receipts_only {
-            let keys: BTreeSet<&PartitionKey> = receipts.keys().chain(partitions.keys()).collect();
-            for key in keys {
-                reply(replies, key, None, newest(key)).await?;
-            }
-            return Ok(());
-        }
         let keys: BTreeSet<&PartitionKey> = if wanted.is_empty() {
             partitions.keys().collect()
         } else {
             wanted.iter().collect()
         };
         for key in keys {
+            let mut answer = answer(key, newest(key));
             let stored = match partitions.get(key) {
-                Some(partition) => self.read(&table, &selection, partition).await?,
-                None => (0, Digest::default()),
+                Some(partition) => {
+                    answer.version = Some(partition.version.0.clone());
+                    self.read(&table, &selection, partition).await
+                }
+                None => Ok((0, Digest::default())),
             };
-            reply(replies, key, Some(stored), newest(key)).await?;
+            match stored {
+                Ok((rows, digest)) => {
+                    answer.rows = Some(rows);
+                    answer.digest = Some(digest.to_bytes().to_vec().into());
+                }
+                // What is damaged or changes here is this partition's trouble; the others can be read.
+                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Moved) => {
+                    answer.kind = Some(error.kind().name().to_owned());
+                    answer.message = error.to_string();
+                }
+                Err(error) => return Err(error),
+            }
+            reply(replies, answer).await?;
         }
         Ok(())
+    }
+
+    /// What B has of the selected partitions, in pages, the last of which says so.
+    ///
+    /// # Errors
+    /// As [`run`](Readback::run).
+    pub async fn holdings(
+        self,
+        replies: &mpsc::Sender<Result<v1::HoldingsReply, Status>>,
+    ) -> Result<()> {
+        let send = async |holdings, last| {
+            let reply = v1::HoldingsReply {
+                holdings,
+                last,
+                alive: false,
+            };
+            let sent = replies.send(Ok(reply)).await;
+            sent.map_err(|_| Error::cancelled("the source has left"))
+        };
+        if !self
+            .store
+            .source
+            .tables()
+            .await?
+            .contains(&self.wanted.name)
+        {
+            return send(Vec::new(), true).await;
+        }
+        let table = self.store.source.describe(&self.wanted.name).await?;
+        let selection = self.resolve(&table)?;
+        let all = self.store.sink.holdings(&table.name, &selection);
+        let all = within(self.engine_timeout, "holdings", all).await?;
+        let mut all = patient_stream(all, self.engine_timeout, "holdings");
+        let (mut page, mut page_bytes) = (Vec::new(), 0);
+        while let Some(holding) = all.next().await {
+            let holding = holding_message(&holding?);
+            page_bytes += holding.encoded_len();
+            page.push(holding);
+            if page_bytes >= PAGE_BYTES {
+                send(std::mem::take(&mut page), false).await?;
+                page_bytes = 0;
+            }
+        }
+        send(page, true).await
     }
 
     fn resolve(&self, table: &Table) -> Result<Selection> {
@@ -161,36 +215,47 @@ impl Readback {
     }
 }
 
-/// Tells the source again and again that this side is alive, until the source is gone or this is dropped.
-pub async fn alive(replies: &mpsc::Sender<Result<v1::DigestReply, Status>>, interval: Duration) {
+/// Tells the source again and again that this side is alive, by this reply, until the source is gone or this is dropped.
+pub async fn alive<T: Clone>(
+    replies: &mpsc::Sender<Result<T, Status>>,
+    alive: T,
+    interval: Duration,
+) {
     let mut ticks = tokio::time::interval(interval);
     loop {
         ticks.tick().await;
-        let alive = v1::DigestReply {
-            alive: true,
-            ..v1::DigestReply::default()
-        };
-        if replies.send(Ok(alive)).await.is_err() {
+        if replies.send(Ok(alive.clone())).await.is_err() {
             return;
         }
     }
 }
 
+fn holding_message(holding: &Holding) -> v1::Holding {
+    let stored = holding.partition.as_ref();
+    v1::Holding {
+        key: holding.key.to_string(),
+        stored: stored.map(|partition| v1::StoredPartition {
+            version: partition.version.0.clone(),
+            rows: partition.rows,
+        }),
+        receipt: holding.receipts.last().map(Into::into),
+        receipts: holding.receipts.len() as u64,
+        intact: holding.intact,
+    }
+}
+
+fn answer(key: &PartitionKey, receipt: Option<&Receipt>) -> v1::DigestReply {
+    v1::DigestReply {
+        key: key.to_string(),
+        receipt: receipt.map(Into::into),
+        ..v1::DigestReply::default()
+    }
+}
+
 async fn reply(
     replies: &mpsc::Sender<Result<v1::DigestReply, Status>>,
-    key: &PartitionKey,
-    stored: Option<(u64, Digest)>,
-    receipt: Option<&Receipt>,
+    reply: v1::DigestReply,
 ) -> Result<()> {
-    let reply = v1::DigestReply {
-        key: key.to_string(),
-        rows: stored.map(|(rows, _)| rows),
-        digest: stored.map(|(_, digest)| digest.to_bytes().to_vec().into()),
-        receipt: receipt.map(Into::into),
-        alive: false,
-    };
-    replies
-        .send(Ok(reply))
-        .await
-        .map_err(|_| Error::cancelled("the source has left"))
+    let sent = replies.send(Ok(reply)).await;
+    sent.map_err(|_| Error::cancelled("the source has left"))
 }

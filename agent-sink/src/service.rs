@@ -25,8 +25,8 @@ use tokio_util::task::TaskTracker;
 use tonic::{Response, Status, Streaming};
 
 use crate::copy::{self, PhaseCell, Stream};
-use crate::readback;
-use crate::tables::{TableId, Tables};
+use crate::readback::{self, Readback};
+use crate::tables::{Attached, TableId, Tables};
 
 /// The bounds that a source may ask for.
 const WINDOW_FRAMES_MAX: u32 = 256;
@@ -151,6 +151,7 @@ impl Shared {
             release: RELEASE.to_owned(),
             created: prepared.created,
             notes: prepared.notes,
+            lacking: prepared.lacking,
             value_rules: limits.value_rules,
             atomic: limits.publish == Publish::Atomic,
             free_bytes: store.sink.space().await?,
@@ -283,12 +284,9 @@ impl Shared {
 
     async fn do_complete(&self, request: v1::CompleteRequest) -> Result<v1::CompleteReply> {
         let outcome = wire::outcome(request.outcome())?;
-        let (id, _) = self.target(request.target)?;
-        let attached = self
-            .tables
-            .attached(&id, request.run.parse()?, Epoch(request.epoch))?;
+        let attached = self.attempt(request.target, &request.run, request.epoch)?;
         attached.attachment.complete(outcome).await?;
-        tracing::info!(table = %id.table, run = %request.run, ?outcome, "claim ended");
+        tracing::info!(run = %request.run, ?outcome, "claim ended");
         Ok(v1::CompleteReply {})
     }
 
@@ -296,44 +294,93 @@ impl Shared {
         &self,
         request: v1::DigestRequest,
     ) -> Result<ReceiverStream<Result<v1::DigestReply, Status>>> {
-        let (id, store) = self.target(request.target)?;
-        check_digest_algorithm(&request.digest_id)?;
         if request.keys.len() > DIGEST_KEYS_MAX {
             return Err(Error::config(format!(
                 "{} keys in one request, at most {DIGEST_KEYS_MAX}",
                 request.keys.len()
             )));
         }
-        let keys = request
-            .keys
-            .iter()
-            .map(|key| key.parse())
-            .collect::<Result<Vec<_>>>()?;
-        let selection = request
-            .selection
-            .ok_or_else(|| Error::corrupt("a request without a selection"))?;
-        let shape = request
-            .shape
-            .ok_or_else(|| Error::corrupt("a request without a shape"))?;
-        let read = readback::Readback {
+        let keys = request.keys.iter().map(|key| key.parse());
+        let read = Readback {
+            keys: keys.collect::<Result<_>>()?,
+            receipts_only: request.receipts_only,
+            ..self.readback(
+                request.target,
+                request.selection,
+                request.shape,
+                request.digest_id,
+            )?
+        };
+        let alive = v1::DigestReply {
+            alive: true,
+            ..v1::DigestReply::default()
+        };
+        let work = |replies| async move { read.run(&replies).await };
+        Ok(self.answering(request.peer_timeout_ms, alive, work))
+    }
+
+    fn do_holdings(
+        &self,
+        request: v1::HoldingsRequest,
+    ) -> Result<ReceiverStream<Result<v1::HoldingsReply, Status>>> {
+        let read = self.readback(
+            request.target,
+            request.selection,
+            request.shape,
+            request.digest_id,
+        )?;
+        let alive = v1::HoldingsReply {
+            alive: true,
+            ..v1::HoldingsReply::default()
+        };
+        let work = |replies| async move { read.holdings(&replies).await };
+        Ok(self.answering(request.peer_timeout_ms, alive, work))
+    }
+
+    /// Reading all of the selected rows of a target.
+    fn readback(
+        &self,
+        target: Option<v1::Target>,
+        selection: Option<v1::SelectionText>,
+        shape: Option<v1::Shape>,
+        digest_id: String,
+    ) -> Result<Readback> {
+        let (id, store) = self.target(target)?;
+        check_digest_algorithm(&digest_id)?;
+        let selection = selection.ok_or_else(|| Error::corrupt("a request without a selection"))?;
+        let shape = shape.ok_or_else(|| Error::corrupt("a request without a shape"))?;
+        Ok(Readback {
             store: store.clone(),
             wanted: wire::table(id.table, shape)?,
             selection,
-            digest_id: DigestId(request.digest_id),
-            keys,
-            receipts_only: request.receipts_only,
-            unreceipted_too: request.unreceipted_too,
+            digest_id: DigestId(digest_id),
+            keys: Vec::new(),
+            receipts_only: false,
             budget: self.budget.for_stream(),
             cpu: self.cpu.clone(),
             engine_timeout: self.engine_timeout,
-        };
+        })
+    }
+
+    /// Answers from a task of the agent's, which says `alive` while it works.
+    fn answering<T, F, W>(
+        &self,
+        peer_timeout_ms: u64,
+        alive: T,
+        work: F,
+    ) -> ReceiverStream<Result<T, Status>>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: FnOnce(mpsc::Sender<Result<T, Status>>) -> W,
+        W: Future<Output = Result<()>> + Send + 'static,
+    {
         let (replies, stream) = mpsc::channel(16);
-        let interval = copy::alive_interval(request.peer_timeout_ms);
-        let shutdown = self.shutdown.clone();
+        let interval = copy::alive_interval(peer_timeout_ms);
+        let (work, shutdown) = (work(replies.clone()), self.shutdown.clone());
         self.streams.spawn(async move {
             let ended = tokio::select! {
-                ended = read.run(&replies) => ended,
-                () = readback::alive(&replies, interval) => return,
+                ended = work => ended,
+                () = readback::alive(&replies, alive, interval) => return,
                 () = replies.closed() => return,
                 () = shutdown.cancelled() => Err(Error::unavailable("the sink agent is stopping")),
             };
@@ -341,7 +388,28 @@ impl Shared {
                 let _ = replies.send(Err(error.into())).await;
             }
         });
-        Ok(ReceiverStream::new(stream))
+        ReceiverStream::new(stream)
+    }
+
+    async fn do_confirm(&self, request: v1::ConfirmRequest) -> Result<v1::ConfirmReply> {
+        let attached = self.attempt(request.target, &request.run, request.epoch)?;
+        let confirmed = request.confirmed.into_iter().map(TryInto::try_into);
+        let confirmed = confirmed.collect::<Result<Vec<_>>>()?;
+        attached.attachment.confirm(&confirmed).await?;
+        Ok(v1::ConfirmReply {})
+    }
+
+    async fn do_drop(&self, request: v1::DropRequest) -> Result<v1::DropReply> {
+        let attached = self.attempt(request.target, &request.run, request.epoch)?;
+        let key = request.key.parse()?;
+        attached.attachment.drop_partition(&key).await?;
+        tracing::info!(run = %request.run, partition = %key.label(), "partition dropped");
+        Ok(v1::DropReply {})
+    }
+
+    fn attempt(&self, target: Option<v1::Target>, run: &str, epoch: u64) -> Result<Attached> {
+        let (id, _) = self.target(target)?;
+        self.tables.attached(&id, run.parse()?, Epoch(epoch))
     }
 
     async fn do_get_claim(&self, request: v1::GetClaimRequest) -> Result<v1::GetClaimReply> {
@@ -446,6 +514,7 @@ impl Transfer for Service {
     type AttachStream = ReceiverStream<Result<v1::AttachReply, Status>>;
     type CopyStream = ReceiverStream<Result<v1::CopyReply, Status>>;
     type DigestStream = ReceiverStream<Result<v1::DigestReply, Status>>;
+    type HoldingsStream = ReceiverStream<Result<v1::HoldingsReply, Status>>;
 
     async fn prepare(
         &self,
@@ -505,6 +574,42 @@ impl Transfer for Service {
             .do_digest(request.into_inner())
             .context("verify")
             .map(Response::new)?)
+    }
+
+    async fn holdings(
+        &self,
+        request: tonic::Request<v1::HoldingsRequest>,
+    ) -> Result<Response<Self::HoldingsStream>, Status> {
+        Ok(self
+            .0
+            .do_holdings(request.into_inner())
+            .map(Response::new)?)
+    }
+
+    async fn confirm(
+        &self,
+        request: tonic::Request<v1::ConfirmRequest>,
+    ) -> Result<Response<v1::ConfirmReply>, Status> {
+        let (service, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(to_the_end(
+            &self.0.streams,
+            async move { service.do_confirm(request).await },
+        )
+        .await
+        .map(Response::new)?)
+    }
+
+    async fn drop(
+        &self,
+        request: tonic::Request<v1::DropRequest>,
+    ) -> Result<Response<v1::DropReply>, Status> {
+        let (service, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(to_the_end(
+            &self.0.streams,
+            async move { service.do_drop(request).await },
+        )
+        .await
+        .map(Response::new)?)
     }
 
     async fn get_claim(

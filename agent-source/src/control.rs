@@ -419,6 +419,7 @@ fn run_message(snapshot: &Snapshot) -> v1::Run {
         phase: snapshot.phase.to_owned(),
         warnings: row.warnings.clone(),
         bandwidth_max: row.bandwidth_max,
+        mode: Some(row.job.mode.into()),
     }
 }
 
@@ -428,6 +429,8 @@ fn progress(snapshot: &Snapshot) -> v1::Progress {
         done,
         already,
         failed,
+        dropping,
+        dropped,
         rows,
         bytes,
         rows_done,
@@ -450,6 +453,8 @@ fn progress(snapshot: &Snapshot) -> v1::Progress {
         retries: snapshot.row.retries,
         current: snapshot.current.clone(),
         peak_memory_bytes: strait_common::telemetry::peak_memory_bytes(),
+        partitions_dropped: dropped,
+        partitions_dropping: dropping,
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use strait_common::engine::Disposition;
 use strait_common::ids::TableName;
 use strait_common::selection::SelectionSpec;
 use strait_common::{Context, Error, Result};
@@ -128,6 +129,112 @@ impl From<&Spec> for v1::Selectors {
     }
 }
 
+/// What happens to the rows that B has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "lowercase")]
+pub enum Mode {
+    /// They stay, and the run's rows join them.
+    Append {
+        /// Although earlier runs have copied other rows of the same partitions.
+        again: bool,
+    },
+    /// Each selected partition of A takes the place of B's.
+    Replace,
+    /// B's selected partitions become equal to A's.
+    Mirror {
+        /// How it is told that one is.
+        check: Check,
+        /// The most partitions that may be dropped because A no longer has them; if there are more, none is.
+        allow_drop: u64,
+    },
+}
+
+/// How a mirror tells that a partition is equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Check {
+    /// By versions where both sides are as the last receipt left them, else by digests.
+    Versions,
+    /// By digests, always.
+    Digests,
+}
+
+impl Mode {
+    /// The word on the command line and in `--json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Append { .. } => "append",
+            Mode::Replace => "replace",
+            Mode::Mirror { .. } => "mirror",
+        }
+    }
+
+    /// What a partition's rows do to those at B.
+    pub fn disposition(self) -> Disposition {
+        match self {
+            Mode::Append { .. } => Disposition::Append,
+            Mode::Replace | Mode::Mirror { .. } => Disposition::Replace,
+        }
+    }
+}
+
+impl TryFrom<Option<v1::Mode>> for Mode {
+    type Error = Error;
+
+    fn try_from(mode: Option<v1::Mode>) -> Result<Mode> {
+        use v1::mode::Kind;
+        let mode = mode.unwrap_or_default();
+        let (kind, check) = (mode.kind(), mode.check());
+        if mode.again && !matches!(kind, Kind::Unspecified | Kind::Append) {
+            return Err(Error::config(
+                "--again says that rows may be appended once more; only --mode append appends",
+            ));
+        }
+        if kind != Kind::Mirror && (mode.allow_drop > 0 || check != v1::Check::Unspecified) {
+            return Err(Error::config(
+                "--allow-drop and --check are of --mode mirror; add it, or leave them out",
+            ));
+        }
+        Ok(match kind {
+            Kind::Unspecified | Kind::Append => Mode::Append { again: mode.again },
+            Kind::Replace => Mode::Replace,
+            Kind::Mirror => Mode::Mirror {
+                check: match check {
+                    v1::Check::Unspecified | v1::Check::Versions => Check::Versions,
+                    v1::Check::Digests => Check::Digests,
+                },
+                allow_drop: mode.allow_drop,
+            },
+        })
+    }
+}
+
+impl From<Mode> for v1::Mode {
+    fn from(mode: Mode) -> v1::Mode {
+        use v1::mode::Kind;
+        let kind = |kind: Kind| v1::Mode {
+            kind: kind.into(),
+            ..v1::Mode::default()
+        };
+        match mode {
+            Mode::Append { again } => v1::Mode {
+                again,
+                ..kind(Kind::Append)
+            },
+            Mode::Replace => kind(Kind::Replace),
+            Mode::Mirror { check, allow_drop } => v1::Mode {
+                check: match check {
+                    Check::Versions => v1::Check::Versions,
+                    Check::Digests => v1::Check::Digests,
+                }
+                .into(),
+                allow_drop,
+                ..kind(Kind::Mirror)
+            },
+        }
+    }
+}
+
 /// A run's job with everything resolved that must stay the same over all its attempts. Its JSON is what the claim at the sink carries, and what
 /// another source agent adopts the run from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,8 +248,9 @@ pub struct Job {
     pub resolved: String,
     /// What digests are computed by.
     pub digest_id: String,
-    /// Whether partitions that earlier runs copied other rows of are appended to all the same.
-    pub again: bool,
+    /// What happens to the rows that B has.
+    #[serde(flatten)]
+    pub mode: Mode,
 }
 
 impl Job {

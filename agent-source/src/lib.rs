@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod answers;
+pub mod compare;
 pub mod compression;
 pub mod control;
 pub mod job;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use strait_common::engine::{Outcome, Position, Receipt, Table};
+use strait_common::engine::{Confirmed, Outcome, Position, Receipt, Table, Version};
 use strait_common::ids::{Epoch, RunId};
+use strait_common::key::PartitionKey;
 use strait_common::tls::Dialling;
 use strait_common::{Context, Error, Kind, OrError, Result, config, wire};
 use strait_proto::v1::transfer_client::TransferClient;
@@ -160,6 +161,54 @@ impl Link {
         .await
     }
 
+    /// Writes into B's ledger that partitions were found equal.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn confirm(
+        &self,
+        to: &Place,
+        run: RunId,
+        epoch: Epoch,
+        confirmed: &[Confirmed],
+    ) -> Result<()> {
+        let request = v1::ConfirmRequest {
+            target: Some(target(to)),
+            run: run.to_string(),
+            epoch: epoch.0,
+            confirmed: confirmed.iter().map(Into::into).collect(),
+        };
+        self.bounded("confirm", async {
+            self.client().confirm(request).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a partition of B.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn drop_partition(
+        &self,
+        to: &Place,
+        run: RunId,
+        epoch: Epoch,
+        key: &PartitionKey,
+    ) -> Result<()> {
+        let request = v1::DropRequest {
+            target: Some(target(to)),
+            run: run.to_string(),
+            epoch: epoch.0,
+            key: key.to_string(),
+        };
+        self.bounded("drop", async {
+            self.client().drop(request).await?;
+            Ok(())
+        })
+        .await
+    }
+
     /// The open claim on the table, if there is one: run, agent, job.
     ///
     /// # Errors
@@ -198,6 +247,48 @@ impl Link {
             link: self.clone(),
             replies,
         })
+    }
+
+    /// What B has of the selected partitions, in order of key.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn holdings(&self, request: v1::HoldingsRequest) -> Result<Holdings> {
+        let request = v1::HoldingsRequest {
+            peer_timeout_ms: millis(self.peer_timeout),
+            ..request
+        };
+        let mut client = self.client();
+        let replies = self
+            .bounded("holdings", async {
+                Ok(client.holdings(request).await?.into_inner())
+            })
+            .await?;
+        Ok(Holdings {
+            link: self.clone(),
+            replies,
+            told: None,
+            last: false,
+        })
+    }
+
+    /// The next message of an answer that takes as long as it takes, while the sink says that it is alive. `None` at its end.
+    async fn answer<T>(
+        &self,
+        replies: &mut Streaming<T>,
+        is_alive: impl Fn(&T) -> bool,
+    ) -> Result<Option<T>> {
+        loop {
+            let reply = tokio::time::timeout(self.peer_timeout, replies.message()).await;
+            let reply = match reply {
+                Ok(reply) => reply.map_err(Error::from),
+                Err(_) => Err(silent(self.peer_timeout)),
+            };
+            match reply.map_err(|error| self.named(error))? {
+                Some(reply) if is_alive(&reply) => {}
+                reply => return Ok(reply),
+            }
+        }
     }
 
     async fn bounded<T>(&self, call: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -271,20 +362,91 @@ impl Digests {
     /// # Errors
     /// What the sink says; `Unavailable` if it is silent.
     pub async fn next(&mut self) -> Result<Option<(v1::DigestReply, Option<Receipt>)>> {
-        let mut reply = loop {
-            let reply = tokio::time::timeout(self.link.peer_timeout, self.replies.message()).await;
-            let reply = match reply {
-                Ok(reply) => reply.map_err(Error::from),
-                Err(_) => Err(silent(self.link.peer_timeout)),
-            };
-            match reply.map_err(|error| self.link.named(error))? {
-                Some(reply) if reply.alive => {}
-                Some(reply) => break reply,
-                None => return Ok(None),
-            }
+        let replies = &mut self.replies;
+        let Some(mut reply) = self.link.answer(replies, |reply| reply.alive).await? else {
+            return Ok(None);
         };
         let receipt = reply.receipt.take().map(Receipt::try_from).transpose()?;
         Ok(Some((reply, receipt)))
+    }
+}
+
+/// What B has under one key, beside what its ledger says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Which partition.
+    pub key: PartitionKey,
+    /// The version of B's partition; none where only the ledger knows of it.
+    pub version: Option<Version>,
+    /// How many rows that has, where B knows without reading.
+    pub rows: Option<u64>,
+    /// The newest of its receipts in effect.
+    pub receipt: Option<Receipt>,
+    /// How many receipts are in effect.
+    pub receipts: u64,
+    /// Whether B's rows are those of the receipts in effect, as far as it can tell without reading.
+    pub intact: bool,
+}
+
+impl TryFrom<v1::Holding> for Held {
+    type Error = Error;
+
+    fn try_from(message: v1::Holding) -> Result<Held> {
+        let stored = message.stored;
+        Ok(Held {
+            key: message.key.parse()?,
+            rows: stored.as_ref().and_then(|stored| stored.rows),
+            version: stored
+                .map(|stored| wire::version(stored.version))
+                .transpose()?,
+            receipt: message.receipt.map(Receipt::try_from).transpose()?,
+            receipts: message.receipts,
+            intact: message.intact,
+        })
+    }
+}
+
+/// The answers to a request for what B has.
+#[derive(Debug)]
+pub struct Holdings {
+    link: Link,
+    replies: Streaming<v1::HoldingsReply>,
+    /// The key told last.
+    told: Option<PartitionKey>,
+    /// The page after which nothing comes was there.
+    last: bool,
+}
+
+impl Holdings {
+    /// The next page; `None` after the last.
+    ///
+    /// # Errors
+    /// What the sink says; `Corrupt` if it cannot be read; `Unavailable` if they end before the last page: what is not known must not look like what is not
+    /// there.
+    pub async fn next(&mut self) -> Result<Option<Vec<Held>>> {
+        if self.last {
+            return Ok(None);
+        }
+        let replies = &mut self.replies;
+        let Some(page) = self.link.answer(replies, |reply| reply.alive).await? else {
+            return Err(Error::unavailable(
+                "what the sink holds ended before the last page",
+            ));
+        };
+        self.last = page.last;
+        let mut holdings = Vec::with_capacity(page.holdings.len());
+        for holding in page.holdings {
+            let held = Held::try_from(holding)?;
+            if self.told.as_ref().is_some_and(|told| *told >= held.key) {
+                return Err(Error::corrupt(format!(
+                    "what the sink holds is not in order of key at partition {}",
+                    held.key.label()
+                )));
+            }
+            self.told = Some(held.key.clone());
+            holdings.push(held);
+        }
+        Ok(Some(holdings))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use arrow::datatypes::SchemaRef;
+use strait_common::digest::DigestId;
 use strait_common::engine::Receipt;
 use strait_common::key::PartitionKey;
 use strait_common::selection::Selection;
@@ -23,20 +24,37 @@ pub enum Overlap {
 pub struct Overlaps {
     selection: Selection,
     text: String,
+    digest_id: DigestId,
     schema: SchemaRef,
     /// What receipts were selected by; nothing where it cannot be read against this schema. Many receipts have few texts.
     read: HashMap<String, Option<Selection>>,
 }
 
 impl Overlaps {
-    /// For a run that selects this from a table with these columns.
-    pub fn new(selection: Selection, schema: SchemaRef) -> Overlaps {
+    /// For a run that selects this from a table with these columns, and computes digests like this.
+    pub fn new(selection: Selection, schema: SchemaRef, digest_id: DigestId) -> Overlaps {
         Overlaps {
+            digest_id,
             text: selection.text(),
             selection,
             schema,
             read: HashMap::new(),
         }
+    }
+
+    /// What this run's digests are computed by.
+    pub fn digest_id(&self) -> &DigestId {
+        &self.digest_id
+    }
+
+    /// Whether every row of a partition is selected.
+    pub fn covers(&self, key: &PartitionKey) -> bool {
+        self.selection.covers(key)
+    }
+
+    /// Whether no row of a partition is selected.
+    pub fn excludes(&self, key: &PartitionKey) -> bool {
+        self.selection.excludes(key)
     }
 
     /// What the rows of a receipt are to this run's of that partition.

@@ -1,23 +1,25 @@
 //! Planning: what a run would do, found without moving a row, and the same thing stored as a run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
 use strait_common::digest::DigestId;
-use strait_common::engine::{Partition, Receipt, Source, Stream, Table};
+use strait_common::engine::{Disposition, Partition, Receipt, Source, Stream, Table};
 use strait_common::ids::RunId;
+use strait_common::key::PartitionKey;
 use strait_common::selection::Selection;
 use strait_common::{Error, Result};
 use strait_proto::v1;
 
 use crate::agent::{Agent, now_ns};
 use crate::answers::Answers;
-use crate::job::{Job, Spec};
-use crate::link::{self, Link, Window};
+use crate::compare::Sides;
+use crate::job::{Job, Mode, Spec};
+use crate::link::{self, Held, Link, Window};
 use crate::overlap::Overlaps;
 use crate::pace;
-use crate::run::{Earlier, earlier};
+use crate::run::{Earlier, Look, earlier, look};
 use crate::runner;
 use crate::runs::{RunRow, Status};
 
@@ -58,17 +60,17 @@ struct Resolved {
 pub async fn plan(
     agent: &Agent,
     spec: Spec,
-    again: bool,
+    mode: Mode,
     now: i64,
     dry_run: bool,
 ) -> Result<Planned> {
-    resolve(agent, spec, again, now)
+    resolve(agent, spec, mode, now)
         .await?
         .prepare(agent, dry_run)
         .await
 }
 
-async fn resolve(agent: &Agent, spec: Spec, again: bool, now: i64) -> Result<Resolved> {
+async fn resolve(agent: &Agent, spec: Spec, mode: Mode, now: i64) -> Result<Resolved> {
     let source = agent.source(&spec.from.name)?;
     let link = agent.link(&spec.to.name)?;
     let table = source.describe(&spec.from.table).await?;
@@ -95,7 +97,7 @@ async fn resolve(agent: &Agent, spec: Spec, again: bool, now: i64) -> Result<Res
         digest_id: digest_id.0,
         spec,
         now,
-        again,
+        mode,
     };
     let stream_bytes = agent.stream_bytes(source.read_bytes(&table));
     if stream_bytes > agent.config.memory_bytes {
@@ -131,6 +133,14 @@ impl Resolved {
             frame_bytes_max: agent.config.frame_bytes_max,
         };
         let reply = link.prepare(&job.spec.to, &wanted, window, dry_run).await?;
+        if job.mode.disposition() == Disposition::Replace && !reply.lacking.is_empty() {
+            return Err(Error::refused(format!(
+                "the sink's table has columns that are not copied: {}; --mode {} would lose what they hold. Name them in --columns if the source has \
+                 them, or use --mode append",
+                reply.lacking.join(", "),
+                job.mode.name()
+            )));
+        }
         Ok(Planned {
             warnings: selection.warnings(),
             job,
@@ -148,11 +158,10 @@ impl Planned {
     /// The partitions at A, in order of key.
     ///
     /// # Errors
-    /// What the source says.
+    /// What the source says; `Refused` if partitions are replaced, and only a part of this one is selected.
     pub async fn partitions(&self) -> Result<Stream<Partition>> {
-        self.source
-            .partitions(&self.table.name, &self.selection)
-            .await
+        let mode = self.job.mode;
+        partitions(&self.source, &self.table, &self.selection, mode).await
     }
 
     /// Streams that run at a time: what is asked for, and what each side's memory admits.
@@ -175,49 +184,64 @@ impl Planned {
         }
     }
 
-    /// The request for what B holds, or for its receipts alone.
-    ///
-    /// # Errors
-    /// `Internal` if Arrow cannot write the schema.
-    pub fn digest_request(
-        &self,
-        keys: Vec<String>,
-        receipts_only: bool,
-    ) -> Result<v1::DigestRequest> {
-        let spec = &self.job.spec;
-        Ok(v1::DigestRequest {
-            target: Some(link::target(&spec.to)),
-            selection: Some(v1::SelectionText {
-                predicate: spec.selection.predicate.clone(),
-                columns: self.selection.columns().to_vec(),
-                zone: spec
-                    .selection
-                    .zone
-                    .clone()
-                    .unwrap_or_else(|| "UTC".to_owned()),
-                now: self.job.now,
-            }),
-            shape: Some(strait_common::wire::shape(
-                &self.wanted.schema,
-                &self.wanted.divisions,
-            )?),
-            digest_id: self.job.digest_id.clone(),
-            keys,
-            receipts_only,
-            unreceipted_too: false,
-            peer_timeout_ms: 0,
-        })
+    /// Both sides of it.
+    pub fn sides(&self, agent: &Agent) -> Sides<'_> {
+        Sides {
+            job: &self.job,
+            selection: &self.selection,
+            schema: &self.wanted.schema,
+            divisions: &self.wanted.divisions,
+            table: &self.table.name,
+            source: &self.source,
+            stream_bytes: agent.stream_bytes(self.source.read_bytes(&self.table)),
+            link: &self.link,
+        }
     }
 
-    /// The source half of the store that is read.
-    pub fn source(&self) -> &Arc<dyn Source> {
-        &self.source
+    fn overlaps(&self) -> Overlaps {
+        Overlaps::new(
+            self.selection.clone(),
+            Arc::clone(&self.table.schema),
+            DigestId(self.job.digest_id.clone()),
+        )
     }
+}
 
-    /// The link to the sink.
-    pub fn link(&self) -> &Link {
-        &self.link
+/// The selected partitions of a table. Where they take the place of B's, each must be selected whole.
+async fn partitions(
+    source: &Arc<dyn Source>,
+    table: &Table,
+    selection: &Selection,
+    mode: Mode,
+) -> Result<Stream<Partition>> {
+    let partitions = source.partitions(&table.name, selection).await?;
+    if mode.disposition() == Disposition::Append {
+        return Ok(partitions);
     }
+    let columns = table
+        .divisions
+        .iter()
+        .map(|division| division.column.as_str());
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let selection = selection.clone();
+    let whole = move |partition: Partition| {
+        if selection.covers(&partition.key) {
+            return Ok(partition);
+        }
+        let (which, instead) = match partition.key.parts() {
+            [] => ("the table".to_owned(), "leave --where out".to_owned()),
+            _ => (
+                format!("partition {}", partition.key.label()),
+                format!("write a condition on {columns} alone that takes partitions whole"),
+            ),
+        };
+        Err(Error::refused(format!(
+            "--mode {} puts whole partitions in the place of the sink's, and the condition selects only a part of {which}; {instead}, or use --mode append",
+            mode.name()
+        )))
+    };
+    let whole = partitions.map(move |partition| partition.and_then(&whole));
+    Ok(whole.boxed())
 }
 
 /// How many streams there would be.
@@ -242,18 +266,30 @@ pub struct Streams {
 pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<Started> {
     check_bandwidth(agent, request.bandwidth_max)?;
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
-    if let Some(started) = under_way(agent, &spec, request.again).await? {
+    let mode = Mode::try_from(request.mode)?;
+    if let Some(started) = under_way(agent, &spec, mode).await? {
         return Ok(started);
     }
-    let resolved = resolve(agent, spec.clone(), request.again, now_ns()).await?;
+    let resolved = resolve(agent, spec.clone(), mode, now_ns()).await?;
     // Asked before anything is made at B: the run would end at its attach.
     if let Some((owner, name, _)) = resolved.link.claim(&spec.to).await? {
         return owned(agent, owner, &name, &spec).await;
     }
+    if mode.disposition() == Disposition::Replace {
+        // Refused before anything is made at B.
+        let Resolved {
+            source,
+            table,
+            selection,
+            ..
+        } = &resolved;
+        let mut partitions = partitions(source, table, selection, mode).await?;
+        while partitions.next().await.transpose()?.is_some() {}
+    }
     let planned = resolved.prepare(agent, false).await?;
     // Whoever asked for the same in the meantime has begun it by now, or waits here.
     let _starting = agent.starting.lock().await;
-    if let Some(started) = under_way(agent, &spec, request.again).await? {
+    if let Some(started) = under_way(agent, &spec, mode).await? {
         return Ok(started);
     }
     let limits = Limits {
@@ -266,12 +302,12 @@ pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<S
 }
 
 /// The unfinished run of this agent on the target.
-async fn under_way(agent: &Agent, spec: &Spec, again: bool) -> Result<Option<Started>> {
+async fn under_way(agent: &Agent, spec: &Spec, mode: Mode) -> Result<Option<Started>> {
     let store = agent.open_store()?;
     let active = agent.cpu.run(move || store.active()).await?;
     let found = active.into_iter().find(|row| row.job.spec.to == spec.to);
     Ok(found.map(|row| {
-        if row.job.spec == *spec && row.job.again == again {
+        if row.job.spec == *spec && row.job.mode == mode {
             return Started::Attached(Box::new(row));
         }
         Started::Owned(row.id, watch_it(row.id))
@@ -405,7 +441,7 @@ pub async fn adopt(agent: &Arc<Agent>, id: &str, to: &str) -> Result<RunRow> {
             job.spec.to, job.spec.to
         )));
     }
-    let mut planned = plan(agent, job.spec.clone(), job.again, job.now, false).await?;
+    let mut planned = plan(agent, job.spec.clone(), job.mode, job.now, false).await?;
     if planned.job.resolved != job.resolved || planned.job.digest_id != job.digest_id {
         return Err(Error::refused(format!(
             "the table at the source has changed since run {id} was planned; abandon it with `strait runs abandon {id} --to {to}` and begin a new one"
@@ -475,7 +511,8 @@ pub async fn show(
     check_bandwidth(agent, request.bandwidth_max)?;
     let bandwidth_max = least(request.bandwidth_max, agent.config.bandwidth_max);
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
-    let planned = plan(agent, spec, false, now_ns(), true).await?;
+    let mode = Mode::try_from(request.mode)?;
+    let planned = plan(agent, spec, mode, now_ns(), true).await?;
     let send = |body| answers.send(v1::PlanReply { body: Some(body) });
     send(v1::plan_reply::Body::Summary(summary(
         agent,
@@ -484,7 +521,7 @@ pub async fn show(
         bandwidth_max,
     )))
     .await?;
-    let receipts = receipts(&planned).await?;
+    let mut actions = Actions::new(agent, &planned).await?;
     let mut totals = v1::PlanTotals {
         rows: Some(0),
         bytes: Some(0),
@@ -492,31 +529,15 @@ pub async fn show(
     };
     let mut bytes_to_copy = Some(0u64);
     let mut pages = planned.partitions().await?.chunks(500);
-    let mut overlaps = Overlaps::new(planned.selection.clone(), Arc::clone(&planned.table.schema));
     while let Some(page) = pages.next().await {
         let mut partitions = Vec::with_capacity(page.len());
         for partition in page {
             let partition = partition?;
-            let of_key = receipts.get(&partition.key.to_string());
-            let found = of_key
-                .into_iter()
-                .flatten()
-                .map(|receipt| earlier(&planned.job, &mut overlaps, &partition, receipt))
-                .max();
-            let action = match found {
-                None | Some(Earlier::Others) => "copy",
-                Some(Earlier::Refused(_)) => "refused",
-                Some(Earlier::Already) => "already",
-            };
-            totals.partitions += 1;
-            match action {
-                "copy" => {
-                    totals.to_copy += 1;
-                    let both = bytes_to_copy.zip(partition.bytes);
-                    bytes_to_copy = both.map(|(sum, bytes)| sum.saturating_add(bytes));
-                }
-                "already" => totals.already += 1,
-                _ => totals.refused += 1,
+            let action = actions.of(&partition);
+            count(&mut totals, action);
+            if matches!(action, "copy" | "replace" | "compare") {
+                let both = bytes_to_copy.zip(partition.bytes);
+                bytes_to_copy = both.map(|(sum, bytes)| sum.saturating_add(bytes));
             }
             totals.rows = totals
                 .rows
@@ -536,6 +557,21 @@ pub async fn show(
         }
         send(v1::plan_reply::Body::Page(v1::PlanPage { partitions })).await?;
     }
+    let extras = actions.extras();
+    for page in extras.chunks(500) {
+        let drop = |held: &Held| {
+            count(&mut totals, "drop");
+            v1::PlanPartition {
+                key: held.key.to_string(),
+                rows: held.rows,
+                bytes: None,
+                version: String::new(),
+                action: "drop".to_owned(),
+            }
+        };
+        let partitions = page.iter().map(drop).collect();
+        send(v1::plan_reply::Body::Page(v1::PlanPage { partitions })).await?;
+    }
     totals.least_ms = bytes_to_copy
         .zip(bandwidth_max)
         .map(|(bytes, bandwidth)| bytes.saturating_mul(1000) / bandwidth.max(1));
@@ -547,18 +583,91 @@ fn least(one: Option<u64>, other: Option<u64>) -> Option<u64> {
     one.into_iter().chain(other).min()
 }
 
-async fn receipts(planned: &Planned) -> Result<HashMap<String, Vec<Receipt>>> {
-    let mut receipts: HashMap<_, Vec<_>> = HashMap::new();
-    let mut digests = planned
-        .link
-        .digests(planned.digest_request(Vec::new(), true)?)
-        .await?;
-    while let Some((reply, receipt)) = digests.next().await? {
-        if let Some(receipt) = receipt {
-            receipts.entry(reply.key).or_default().push(receipt);
+fn count(totals: &mut v1::PlanTotals, action: &str) {
+    totals.partitions += 1;
+    match action {
+        "copy" => totals.to_copy += 1,
+        "replace" => totals.to_replace += 1,
+        "compare" => totals.to_compare += 1,
+        "already" => totals.already += 1,
+        "drop" => totals.to_drop += 1,
+        _ => totals.refused += 1,
+    }
+}
+
+/// What a run would do with each partition, by what B says without reading.
+struct Actions {
+    job: Job,
+    overlaps: Overlaps,
+    /// Of an append.
+    receipts: HashMap<String, Vec<Receipt>>,
+    /// Of the other modes; what the plan has is taken out.
+    held: BTreeMap<PartitionKey, Held>,
+}
+
+impl Actions {
+    async fn new(agent: &Agent, planned: &Planned) -> Result<Actions> {
+        let (mut receipts, mut held) = (HashMap::<_, Vec<_>>::new(), BTreeMap::new());
+        let sides = planned.sides(agent);
+        if let Mode::Append { .. } = planned.job.mode {
+            let request = sides.digest_request(Vec::new(), true)?;
+            let mut digests = planned.link.digests(request).await?;
+            while let Some((reply, receipt)) = digests.next().await? {
+                receipts.entry(reply.key).or_default().extend(receipt);
+            }
+        } else {
+            let mut holdings = sides.holdings().await?;
+            while let Some(page) = holdings.next().await? {
+                held.extend(page.into_iter().map(|held| (held.key.clone(), held)));
+            }
+        }
+        Ok(Actions {
+            job: planned.job.clone(),
+            overlaps: planned.overlaps(),
+            receipts,
+            held,
+        })
+    }
+
+    fn of(&mut self, partition: &Partition) -> &'static str {
+        let held = self.held.remove(&partition.key);
+        match self.job.mode {
+            Mode::Append { .. } => {
+                let of_key = self.receipts.get(&partition.key.to_string());
+                let found = of_key
+                    .into_iter()
+                    .flatten()
+                    .map(|receipt| earlier(&self.job, &mut self.overlaps, partition, receipt))
+                    .max();
+                match found {
+                    None | Some(Earlier::Others) => "copy",
+                    Some(Earlier::Refused(_)) => "refused",
+                    Some(Earlier::Already) => "already",
+                }
+            }
+            Mode::Replace if held.as_ref().is_some_and(|held| held.version.is_some()) => "replace",
+            Mode::Replace => "copy",
+            Mode::Mirror { check, .. } => match held {
+                None => "copy",
+                Some(held) => match look(check, &mut self.overlaps, partition, &held) {
+                    Look::Equal(_) => "already",
+                    Look::Copy if held.version.is_none() => "copy",
+                    Look::Copy => "replace",
+                    Look::Read(_) => "compare",
+                },
+            },
         }
     }
-    Ok(receipts)
+
+    /// What only B has, where that matters.
+    fn extras(self) -> Vec<Held> {
+        let mirrors = matches!(self.job.mode, Mode::Mirror { .. });
+        let extras = self
+            .held
+            .into_values()
+            .filter(|held| mirrors && held.version.is_some() && !self.overlaps.excludes(&held.key));
+        extras.collect()
+    }
 }
 
 fn summary(

@@ -13,15 +13,19 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-use strait_common::engine::{Disposition, Outcome, Partition, Position, PositionState, Receipt};
+use strait_common::engine::{Outcome, Partition, Position, PositionState, Receipt};
 use strait_common::ids::RunId;
 use strait_common::retry::Backoff;
 use strait_common::{Error, Kind, Result};
 
-use crate::job::Job;
+use crate::job::{Job, Mode};
 use crate::overlap::{Overlap, Overlaps};
-use crate::runs::{Change, PartitionRow, PartitionState, RunStore, Spent, Status, Totals};
+use crate::runs::{Change, Extra, PartitionRow, PartitionState, RunStore, Spent, Status, Totals};
 use crate::session::{Assignment, Report};
+
+mod mirror;
+
+pub use mirror::{Known, Look, Unread, look};
 
 /// How often a partition may have moved before it fails as "still changing".
 pub const MOVED_MAX: u32 = 3;
@@ -59,7 +63,7 @@ pub fn standing(
             Earlier::Others => Standing::Start,
             Earlier::Refused(why) => Standing::Refused(format!(
                 "run {} has already copied rows of this partition: {why}; appending could double them. Add --again to append all the same, \
-                     if the rows are known to be others",
+                     if the rows are known to be others; `--mode mirror` makes the sink's partitions equal to the source's",
                 position.run
             )),
             Earlier::Already => Standing::Already(receipt.clone()),
@@ -67,7 +71,7 @@ pub fn standing(
         PositionState::Staged if position.run == run && position.version == planned.version => {
             Standing::Resume(position.clone())
         }
-        PositionState::Staged => Standing::Start,
+        PositionState::Staged | PositionState::Dropped => Standing::Start,
     }
 }
 
@@ -89,17 +93,29 @@ pub fn earlier(
     planned: &Partition,
     receipt: &Receipt,
 ) -> Earlier {
+    let Mode::Append { again } = job.mode else {
+        return Earlier::Others;
+    };
     match overlaps.with(receipt, &planned.key) {
         Overlap::Same if receipt.version == planned.version => Earlier::Already,
         Overlap::Disjoint => Earlier::Others,
-        _ if job.again => Earlier::Others,
+        _ if again => Earlier::Others,
         Overlap::Same => Earlier::Refused(
             "the partition has changed at the source since, and which of its rows are new cannot be told".to_owned(),
         ),
         Overlap::Possible => Earlier::Refused(format!(
-            "it selected `{}`, this run selects `{}`, and nothing shows that no row is in both",
-            receipt.selection, job.resolved
+            "it selected {}, this run selects {}, and nothing shows that no row is in both",
+            condition(&receipt.selection),
+            condition(&job.resolved)
         )),
+    }
+}
+
+/// The condition of a resolved selection, without its columns, which are the same for both or many.
+fn condition(selection: &str) -> String {
+    match selection.split_once(" where ") {
+        Some((_, condition)) => format!("`{condition}`"),
+        None => "every row".to_owned(),
     }
 }
 
@@ -159,6 +175,12 @@ pub struct Run {
     /// The partition of which others' receipts arrive, and what they lead to so far: that one is there already, or why it is refused.
     arriving: Option<(PartitionRow, Result<Receipt, String>)>,
     changes: Vec<Change>,
+    /// Partitions that only B has, to be written down.
+    extras: Vec<Extra>,
+    /// Partitions of the plan that B has other rows of.
+    present: HashSet<u64>,
+    /// How many partitions the plan has.
+    planned: u64,
     totals: Totals,
     progress: u64,
 }
@@ -195,6 +217,9 @@ impl Run {
             overlaps: None,
             arriving: None,
             changes: Vec::new(),
+            extras: Vec::new(),
+            present: HashSet::new(),
+            planned: 0,
             totals,
             progress: 0,
         })
@@ -255,7 +280,9 @@ impl Run {
         self.unknown.clear();
         self.arriving = None;
         self.overlaps = Some(overlaps);
+        self.present.clear();
         self.totals = self.store.totals(self.id)?;
+        self.planned = self.totals.partitions;
         Ok(())
     }
 
@@ -265,7 +292,11 @@ impl Run {
     /// `Corrupt` if it says what this run never asked for; `Unavailable` if the store cannot be written.
     pub fn position(&mut self, position: &Position) -> Result<()> {
         let key = position.key.to_string();
-        let Some(row) = self.store.partition_by_key(self.id, &key)? else {
+        let row = self.store.partition_by_key(self.id, &key)?;
+        if position.state == PositionState::Dropped && position.run == self.id {
+            return self.was_dropped(&position.key, row);
+        }
+        let Some(row) = row else {
             // A partition that this run does not select.
             return Ok(());
         };
@@ -286,7 +317,7 @@ impl Run {
                 self.resume_from.insert(row.seq, position);
             }
             Standing::Done(receipt) => {
-                self.settle(&row, PartitionState::Done, row.spent, Ok(receipt))?
+                self.settle(&row, PartitionState::Done, row.spent, Ok(Some(receipt)))?
             }
             Standing::Already(receipt) => self.arrives(row, Ok(receipt))?,
             Standing::Refused(why) => self.arrives(row, Err(why))?,
@@ -309,7 +340,7 @@ impl Run {
     fn arrived(&mut self) -> Result<()> {
         match self.arriving.take() {
             Some((row, Ok(receipt))) => {
-                self.settle(&row, PartitionState::Already, row.spent, Ok(receipt))
+                self.settle(&row, PartitionState::Already, row.spent, Ok(Some(receipt)))
             }
             Some((row, Err(why))) => {
                 let error = Err(Error::refused(why));
@@ -378,8 +409,9 @@ impl Run {
         let assignment = Assignment {
             seq: row.seq,
             partition: row.partition.clone(),
-            disposition: Disposition::Append,
+            disposition: self.job.mode.disposition(),
             from,
+            may_be_empty: !self.present.contains(&row.seq),
         };
         self.running.insert(
             row.seq,
@@ -433,7 +465,7 @@ impl Run {
             } => {
                 self.progress += 1;
                 if let Some((row, spent)) = self.stop(seq, now_ms) {
-                    self.settle(&row, PartitionState::Done, spent, Ok(receipt))?;
+                    self.settle(&row, PartitionState::Done, spent, Ok(Some(receipt)))?;
                 }
                 Ok(None)
             }
@@ -581,9 +613,10 @@ impl Run {
             done,
             already,
             failed,
+            dropped,
             ..
         } = self.totals;
-        if !self.unknown.is_empty() || done + already + failed < partitions {
+        if !self.unknown.is_empty() || done + already + failed + dropped < partitions {
             return Ok(Verdict::Again);
         }
         Ok(Verdict::Complete(if failed > 0 {
@@ -603,6 +636,10 @@ impl Run {
             self.store.apply(self.id, &self.changes)?;
             self.changes.clear();
         }
+        if !self.extras.is_empty() {
+            self.store.add_extras(self.id, &self.extras)?;
+            self.extras.clear();
+        }
         Ok(())
     }
 
@@ -621,18 +658,20 @@ impl Run {
         row: &PartitionRow,
         state: PartitionState,
         spent: Spent,
-        end: Result<Receipt>,
+        end: Result<Option<Receipt>>,
     ) -> Result<()> {
         match state {
             PartitionState::Done => self.totals.done += 1,
             PartitionState::Already => self.totals.already += 1,
             PartitionState::Failed => self.totals.failed += 1,
+            PartitionState::Dropping => self.totals.dropping += 1,
+            PartitionState::Dropped => self.totals.dropped += 1,
             PartitionState::Pending => {}
         }
         let (receipt, error) = match end {
             Ok(receipt) => {
-                self.totals.rows_done += receipt.rows;
-                (Some(receipt), None)
+                self.totals.rows_done += receipt.as_ref().map_or(0, |receipt| receipt.rows);
+                (receipt, None)
             }
             Err(error) => {
                 tracing::warn!(run = %self.id.short(), partition = %row.partition.key.label(), kind = %error.kind(), %error, "partition failed");

@@ -24,7 +24,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::agent::Agent;
-use crate::job::Job;
+use crate::compare::Sides;
+use crate::job::{Job, Mode};
 use crate::link::{self, Link, Window};
 use crate::overlap::Overlaps;
 use crate::pace::Share;
@@ -34,6 +35,7 @@ use crate::stream::{self, Attempt, Ended};
 
 mod board;
 mod handover;
+mod mirror;
 
 use board::RunBoard;
 
@@ -363,8 +365,26 @@ async fn attempt(
             table.name
         )));
     }
-    let overlaps = Overlaps::new(selection.clone(), Arc::clone(&table.schema));
+    let overlaps = Overlaps::new(
+        selection.clone(),
+        Arc::clone(&table.schema),
+        digest_id.clone(),
+    );
     let epoch = attach(agent, live, &link, overlaps, id, job).await?;
+    if matches!(job.mode, Mode::Mirror { .. }) {
+        let sides = Sides {
+            job,
+            selection: &selection,
+            schema: &schema,
+            divisions: &table.divisions,
+            table: &job.spec.from.table,
+            source: &source,
+            stream_bytes: agent.stream_bytes(source.read_bytes(&table)),
+            link: &link,
+        };
+        live.set_phase("comparing", String::new());
+        mirror::compare(agent, live, &sides, id, epoch).await?;
+    }
     live.set_phase("copying", String::new());
     let window = Window {
         frames: agent.config.window_frames,
@@ -394,7 +414,10 @@ async fn attempt(
         source: Arc::clone(&source),
         selection,
     });
-    let copied = copy(agent, live, &attempt, streams).await;
+    let copied = match copy(agent, live, &attempt, streams).await {
+        Ok(()) => mirror::drop_extras(agent, live, &attempt).await,
+        failed => failed,
+    };
     let verdict = live.decide(&agent.cpu, Run::verdict).await?;
     copied?;
     let Verdict::Complete(outcome) = verdict else {

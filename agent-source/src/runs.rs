@@ -11,6 +11,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use strait_common::engine::{Partition, Receipt, Version};
 use strait_common::ids::RunId;
+use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, OrError, Result};
 
 use crate::job::Job;
@@ -76,13 +77,26 @@ pub enum PartitionState {
     Pending,
     /// Committed by this run.
     Done,
-    /// Committed by an earlier run, with equal version and selection.
+    /// Committed by an earlier run, with equal version and selection, or found equal.
     Already,
     /// Failed; the run goes on without it.
     Failed,
+    /// To be removed at B: A no longer has it.
+    Dropping,
+    /// Removed at B.
+    Dropped,
 }
 
 impl PartitionState {
+    const ALL: [PartitionState; 6] = [
+        PartitionState::Pending,
+        PartitionState::Done,
+        PartitionState::Already,
+        PartitionState::Failed,
+        PartitionState::Dropping,
+        PartitionState::Dropped,
+    ];
+
     /// The word in SQL, on the wire and in `--json`.
     pub fn name(self) -> &'static str {
         match self {
@@ -90,19 +104,16 @@ impl PartitionState {
             PartitionState::Done => "done",
             PartitionState::Already => "already",
             PartitionState::Failed => "failed",
+            PartitionState::Dropping => "dropping",
+            PartitionState::Dropped => "dropped",
         }
     }
 
     fn from_name(name: &str) -> Result<PartitionState> {
-        [
-            PartitionState::Pending,
-            PartitionState::Done,
-            PartitionState::Already,
-            PartitionState::Failed,
-        ]
-        .into_iter()
-        .find(|state| state.name() == name)
-        .ok_or_else(|| Error::corrupt(format!("'{name}' is not the state of a partition")))
+        let found = PartitionState::ALL
+            .into_iter()
+            .find(|state| state.name() == name);
+        found.ok_or_else(|| Error::corrupt(format!("'{name}' is not the state of a partition")))
     }
 }
 
@@ -188,6 +199,10 @@ pub struct Totals {
     pub already: u64,
     /// Failed.
     pub failed: u64,
+    /// To be removed at B.
+    pub dropping: u64,
+    /// Removed at B.
+    pub dropped: u64,
     /// Planned rows, where known.
     pub rows: u64,
     /// Planned bytes, where known.
@@ -211,6 +226,17 @@ pub struct Change {
     pub attempts: u32,
     /// The proof, once committed.
     pub receipt: Option<Receipt>,
+    /// Why it failed.
+    pub error: Option<(Kind, String)>,
+}
+
+/// A partition of B that the plan does not have.
+#[derive(Clone, Debug)]
+pub struct Extra {
+    /// Which.
+    pub key: PartitionKey,
+    /// How it stands.
+    pub state: PartitionState,
     /// Why it failed.
     pub error: Option<(Kind, String)>,
 }
@@ -286,6 +312,7 @@ const SCHEMA: &str = "
         receipt_rows INTEGER,
         message TEXT NOT NULL DEFAULT '',
         kind TEXT,
+        extra INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (run, seq),
         UNIQUE (run, key)
     ) STRICT, WITHOUT ROWID;
@@ -293,10 +320,13 @@ const SCHEMA: &str = "
 ";
 
 /// The version of [`SCHEMA`], in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 /// What version 1 lacks.
 const SCHEMA_FROM_1: &str = "ALTER TABLE runs ADD COLUMN bandwidth_max INTEGER";
+/// What version 2 lacks: partitions that are not in the plan, and modes other than append.
+const SCHEMA_FROM_2: &str = "ALTER TABLE partitions ADD COLUMN extra INTEGER NOT NULL DEFAULT 0; \
+     UPDATE runs SET job = json_set(job, '$.mode', 'append')";
 
 const RUN_COLUMNS: &str = "id, job, streams, status, created_at, started_at, ended_at, attempts, epoch, retries, elapsed_ms, \
      message, kind, warnings, bandwidth_max";
@@ -344,7 +374,11 @@ impl RunStore {
             )));
         }
         // All of a change or nothing of it.
-        let change = if version == 1 { SCHEMA_FROM_1 } else { SCHEMA };
+        let change = match version {
+            0 => SCHEMA.to_owned(),
+            1 => format!("{SCHEMA_FROM_1}; {SCHEMA_FROM_2}"),
+            _ => SCHEMA_FROM_2.to_owned(),
+        };
         if version < SCHEMA_VERSION {
             db.execute_batch(&format!(
                 "BEGIN IMMEDIATE; {change}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
@@ -510,10 +544,50 @@ impl RunStore {
     /// # Errors
     /// `Unavailable` if SQLite cannot write; `Full` if its disk is full.
     pub fn forget_states(&self, run: RunId) -> Result<()> {
-        let sql = "UPDATE partitions SET state = 'pending', receipt = NULL, receipt_rows = NULL, message = '', kind = NULL WHERE run = ?";
-        self.db
-            .execute(sql, [run.to_string()])
-            .written(&self.name)?;
+        let transaction = self.db.unchecked_transaction().written(&self.name)?;
+        for sql in [
+            "DELETE FROM partitions WHERE run = ? AND extra = 1",
+            "UPDATE partitions SET state = 'pending', receipt = NULL, receipt_rows = NULL, message = '', kind = NULL WHERE run = ?",
+        ] {
+            let changed = transaction.execute(sql, [run.to_string()]);
+            changed.written(&self.name)?;
+        }
+        transaction.commit().written(&self.name)
+    }
+
+    /// Partitions that only B has join those of the plan until the next attempt begins, all in one act.
+    ///
+    /// # Errors
+    /// `Unavailable` if SQLite cannot write; `Full` if its disk is full.
+    pub fn add_extras(&mut self, run: RunId, extras: &[Extra]) -> Result<()> {
+        let transaction = self.db.transaction().written(&self.name)?;
+        {
+            let sql = "INSERT INTO partitions (run, seq, key, version, pin, state, message, kind, extra) \
+                       SELECT ?1, coalesce(max(seq) + 1, 0), ?2, '', '', ?3, ?4, ?5, 1 FROM partitions WHERE run = ?1";
+            let mut insert = transaction.prepare(sql).written(&self.name)?;
+            for Extra { key, state, error } in extras {
+                let (kind, message) = error_columns(error.as_ref());
+                let values = params![
+                    run.to_string(),
+                    key.to_string(),
+                    state.name(),
+                    message,
+                    kind
+                ];
+                insert.execute(values).written(&self.name)?;
+            }
+        }
+        transaction.commit().written(&self.name)
+    }
+
+    /// Fails all partitions that are to be removed at B, for this reason.
+    ///
+    /// # Errors
+    /// `Unavailable` if SQLite cannot write; `Full` if its disk is full.
+    pub fn fail_drops(&self, run: RunId, error: &Error) -> Result<()> {
+        let sql = "UPDATE partitions SET state = 'failed', message = ?2, kind = ?3 WHERE run = ?1 AND state = 'dropping'";
+        let values = params![run.to_string(), error.to_string(), error.kind().name()];
+        self.db.execute(sql, values).written(&self.name)?;
         Ok(())
     }
 
@@ -546,10 +620,7 @@ impl RunStore {
                     .map(serde_json::to_string)
                     .transpose();
                 let receipt = receipt.or_error(Kind::Internal, "write a receipt")?;
-                let (kind, message) = match &change.error {
-                    Some((kind, message)) => (Some(kind.name()), message.as_str()),
-                    None => (None, ""),
-                };
+                let (kind, message) = error_columns(change.error.as_ref());
                 update
                     .execute(params![
                         run.to_string(),
@@ -597,7 +668,8 @@ impl RunStore {
     /// `Unavailable` if SQLite cannot read.
     pub fn totals(&self, run: RunId) -> Result<Totals> {
         let sql = "SELECT count(*), count(*) FILTER (WHERE state = 'done'), count(*) FILTER (WHERE state = 'already'), \
-                   count(*) FILTER (WHERE state = 'failed'), coalesce(sum(rows), 0), coalesce(sum(bytes), 0), \
+                   count(*) FILTER (WHERE state = 'failed'), count(*) FILTER (WHERE state = 'dropping'), \
+                   count(*) FILTER (WHERE state = 'dropped'), coalesce(sum(rows), 0), coalesce(sum(bytes), 0), \
                    coalesce(sum(receipt_rows) FILTER (WHERE state IN ('done', 'already')), 0), coalesce(sum(sent_rows), 0), \
                    coalesce(sum(raw_bytes), 0), coalesce(sum(wire_bytes), 0), coalesce(sum(elapsed_ms), 0) \
                    FROM partitions WHERE run = ?";
@@ -608,14 +680,16 @@ impl RunStore {
                 done: get(1)?,
                 already: get(2)?,
                 failed: get(3)?,
-                rows: get(4)?,
-                bytes: get(5)?,
-                rows_done: get(6)?,
+                dropping: get(4)?,
+                dropped: get(5)?,
+                rows: get(6)?,
+                bytes: get(7)?,
+                rows_done: get(8)?,
                 spent: Spent {
-                    rows: get(7)?,
-                    raw_bytes: get(8)?,
-                    wire_bytes: get(9)?,
-                    elapsed_ms: get(10)?,
+                    rows: get(9)?,
+                    raw_bytes: get(10)?,
+                    wire_bytes: get(11)?,
+                    elapsed_ms: get(12)?,
                 },
             })
         };
@@ -643,6 +717,12 @@ const READ: &str = "read the run store";
 /// SQLite's integers are signed; no count of ours comes near 2^63.
 fn to_sql(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn error_columns(error: Option<&(Kind, String)>) -> (Option<&'static str>, &str) {
+    error.map_or((None, ""), |(kind, message)| {
+        (Some(kind.name()), message.as_str())
+    })
 }
 
 fn from_sql(count: i64) -> u64 {

@@ -29,6 +29,8 @@ pub struct Assignment {
     pub disposition: Disposition,
     /// Where to go on, by the sink's ledger.
     pub from: Option<Position>,
+    /// Whether it may turn out to have no rows: in place of B's they would remove the partition, which a mirror does only where it is allowed.
+    pub may_be_empty: bool,
 }
 
 /// Rows of the partition, encoded.
@@ -241,7 +243,15 @@ impl Session {
                 current.chunk.rows += encoded.rows;
                 current.chunk.digest = current.chunk.digest.plus(encoded.digest);
             }
-            Event::End => self.current_mut()?.ended = true,
+            Event::End => {
+                let current = self.current_mut()?;
+                if current.rows == 0 && !current.assignment.may_be_empty {
+                    let error = Error::moved("the partition has no rows any more");
+                    self.leave(Some(error), &mut step);
+                } else {
+                    current.ended = true;
+                }
+            }
             Event::ReadFailed(error) => {
                 self.current_mut()?;
                 self.leave(Some(error), &mut step);
@@ -616,6 +626,7 @@ mod tests {
             partition,
             disposition: Disposition::Append,
             from: None,
+            may_be_empty: true,
         };
         let begun = Event::Assigned(Some(Box::new(assignment)));
         session.apply(begun).unwrap();

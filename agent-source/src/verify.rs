@@ -7,15 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use strait_common::Result;
 use strait_common::digest::Digest;
-use strait_common::engine::{Partition, Receipt};
-use strait_common::fingerprint::Reading;
-use strait_common::{Context, Result};
+use strait_common::engine::Partition;
 use strait_proto::v1;
 
 use crate::agent::{Agent, now_ns};
 use crate::answers::Answers;
-use crate::job::Spec;
+use crate::job::{Mode, Spec};
 use crate::plan::{self, Planned};
 
 /// Partitions that are compared at a time.
@@ -31,7 +30,7 @@ pub async fn verify(
     answers: &Answers<v1::VerifyReply>,
 ) -> Result<()> {
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
-    let planned = plan::plan(agent, spec, false, now_ns(), true).await?;
+    let planned = plan::plan(agent, spec, Mode::Append { again: false }, now_ns(), true).await?;
     let send = |body| answers.send(v1::VerifyReply { body: Some(body) });
     let mut totals = v1::VerifyTotals::default();
     let mut seen = std::collections::HashSet::new();
@@ -45,33 +44,32 @@ pub async fn verify(
             .for_each(|partition| count(&mut totals, partition));
         send(v1::verify_reply::Body::Page(v1::VerifyPage { partitions })).await?;
     }
-    // What only B has: by its ledger, and by what is there, since other writers leave no receipt.
+    // What only B has, whoever put it there.
     let mut extra = Vec::new();
-    let request = v1::DigestRequest {
-        unreceipted_too: true,
-        ..planned.digest_request(Vec::new(), true)?
-    };
-    let mut digests = planned.link().digests(request).await?;
-    while let Some((reply, _)) = digests.next().await? {
-        let key = reply.key.parse()?;
-        if !seen.contains(&key) && !planned.selection.excludes(&key) {
-            extra.push(reply.key);
-        }
+    let mut holdings = planned.sides(agent).holdings().await?;
+    while let Some(page) = holdings.next().await? {
+        let only_theirs = page.into_iter().map(|held| held.key);
+        let only_theirs =
+            only_theirs.filter(|key| !seen.contains(key) && !planned.selection.excludes(key));
+        extra.extend(only_theirs.map(|key| key.to_string()));
     }
     for keys in extra.chunks(PAGE) {
-        let stored = stored(&planned, keys.to_vec()).await?;
-        let partitions: Vec<_> = stored
-            .into_iter()
-            .filter(|(_, stored)| stored.rows > 0)
-            .map(|(key, stored)| v1::VerifyPartition {
-                key,
-                result: "extra".to_owned(),
-                rows_sink: stored.rows,
-                digest_sink: stored.digest.to_string(),
-                message: "the source has no such partition".to_owned(),
-                ..v1::VerifyPartition::default()
-            })
-            .collect();
+        let stored = planned.sides(agent).theirs(keys.to_vec()).await?;
+        let stored: BTreeMap<_, _> = stored.into_iter().collect();
+        let mut partitions = Vec::new();
+        for (key, stored) in stored {
+            let (rows, digest) = stored.rows?;
+            if rows > 0 {
+                partitions.push(v1::VerifyPartition {
+                    key,
+                    result: "extra".to_owned(),
+                    rows_sink: rows,
+                    digest_sink: digest.to_string(),
+                    message: "the source has no such partition".to_owned(),
+                    ..v1::VerifyPartition::default()
+                });
+            }
+        }
         partitions
             .iter()
             .for_each(|partition| count(&mut totals, partition));
@@ -94,19 +92,12 @@ fn count(totals: &mut v1::VerifyTotals, partition: &v1::VerifyPartition) {
     }
 }
 
-/// What B holds for a key.
-#[derive(Clone, Debug)]
-struct Stored {
-    rows: u64,
-    digest: Digest,
-    receipt: Option<Receipt>,
-}
-
 async fn compare(
     agent: &Arc<Agent>,
     planned: &Planned,
     page: &[Partition],
 ) -> Result<Vec<v1::VerifyPartition>> {
+    let sides = planned.sides(agent);
     let keys = page
         .iter()
         .map(|partition| partition.key.to_string())
@@ -115,89 +106,46 @@ async fn compare(
     let ours = async {
         let mut ours = Vec::with_capacity(page.len());
         for partition in page {
-            ours.push(read(agent, planned, partition).await?);
+            ours.push(sides.ours(agent, partition).await?);
         }
         Ok(ours)
     };
-    let (ours, mut stored) = tokio::try_join!(ours, stored(planned, keys))?;
-    let compared = page.iter().zip(ours).map(|(partition, (rows, digest))| {
+    let (ours, mut stored) = tokio::try_join!(ours, sides.theirs(keys))?;
+    let compared = page.iter().zip(ours).map(|(partition, ours)| {
         let key = partition.key.to_string();
-        let theirs = stored.remove(&key);
-        let (rows_sink, digest_sink) = theirs.as_ref().map_or((0, Digest::default()), |stored| {
-            (stored.rows, stored.digest)
-        });
-        let receipt = theirs.and_then(|stored| stored.receipt);
-        let (result, message) = if (rows, digest) == (rows_sink, digest_sink) {
-            ("equal", String::new())
-        } else {
-            match receipt {
-                Some(receipt) if receipt.version == partition.version => (
-                    "differs",
-                    format!(
-                        "B does not hold what its receipt says ({} rows)",
-                        receipt.rows
-                    ),
-                ),
-                Some(receipt) => (
-                    "behind",
-                    format!(
-                        "A has changed since it was copied with {} rows",
-                        receipt.rows
-                    ),
-                ),
-                None => ("behind", "never copied".to_owned()),
-            }
+        let (theirs, receipt) = match stored.remove(&key) {
+            Some(stored) => (stored.rows, stored.receipt),
+            None => (Ok((0, Digest::default())), None),
         };
+        let (result, message) = match (&theirs, receipt) {
+            (Ok(theirs), _) if *theirs == ours => ("equal", String::new()),
+            (Err(error), _) => ("differs", error.to_string()),
+            (Ok(_), Some(receipt)) if receipt.version == partition.version => (
+                "differs",
+                format!(
+                    "B does not hold what its receipt says ({} rows)",
+                    receipt.rows
+                ),
+            ),
+            (Ok(_), Some(receipt)) => (
+                "behind",
+                format!(
+                    "A has changed since it was copied with {} rows",
+                    receipt.rows
+                ),
+            ),
+            (Ok(_), None) => ("behind", "never copied".to_owned()),
+        };
+        let (rows_sink, digest_sink) = theirs.unwrap_or_default();
         v1::VerifyPartition {
             key,
             result: result.to_owned(),
-            rows_source: rows,
+            rows_source: ours.0,
             rows_sink,
-            digest_source: digest.to_string(),
+            digest_source: ours.1.to_string(),
             digest_sink: digest_sink.to_string(),
             message,
         }
     });
     Ok(compared.collect())
-}
-
-async fn stored(planned: &Planned, keys: Vec<String>) -> Result<BTreeMap<String, Stored>> {
-    let mut stored = BTreeMap::new();
-    let request = planned.digest_request(keys, false)?;
-    let mut digests = planned.link().digests(request).await?;
-    while let Some((reply, receipt)) = digests.next().await? {
-        let digest = reply
-            .digest
-            .as_deref()
-            .map(Digest::from_bytes)
-            .transpose()?
-            .unwrap_or_default();
-        stored.insert(
-            reply.key,
-            Stored {
-                rows: reply.rows.unwrap_or(0),
-                digest,
-                receipt,
-            },
-        );
-    }
-    Ok(stored)
-}
-
-/// Rows and digest of a partition at A, read now.
-async fn read(agent: &Agent, planned: &Planned, partition: &Partition) -> Result<(u64, Digest)> {
-    let source = planned.source();
-    let budget = agent.budget.for_stream();
-    let lease_bytes = agent.stream_bytes(source.read_bytes(&planned.table));
-    let lease = budget.lease_within(lease_bytes, agent.config.lease_wait_max);
-    let _lease = lease.await.context("at the source")?;
-    let reading = Reading {
-        source,
-        table: &planned.table.name,
-        selection: &planned.selection,
-        batch_bytes: agent.config.frame_bytes_max,
-        budget: &budget,
-        cpu: &agent.cpu,
-    };
-    reading.fingerprint(partition).await
 }

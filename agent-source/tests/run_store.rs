@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use agent_source::job::Mode;
 use agent_source::runs::{RunRow, RunStore};
 use rusqlite::Connection;
 use strait_common::ids::RunId;
@@ -11,12 +12,22 @@ use strait_tests::simulation::source::{job, row};
 fn a_store_of_the_first_format_is_read_on() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("runs.sqlite");
-    let run = row(RunId::from_u128(7), job(false, 0).unwrap());
+    let run = row(
+        RunId::from_u128(7),
+        job(false, Mode::Append { again: false }, 0).unwrap(),
+    );
     let mut store = RunStore::open(&path).unwrap();
     store.insert(&run, std::iter::empty()).unwrap();
     drop(store);
-    // What the first format did not have.
+    // What the second format did not have, then what the first did not.
     let db = Connection::open(&path).unwrap();
+    let second = "ALTER TABLE partitions DROP COLUMN extra; UPDATE runs SET job = json_remove(job, '$.mode'); PRAGMA user_version = 2";
+    db.execute_batch(second).unwrap();
+    drop(db);
+    let old = RunStore::open(&path).unwrap().run(run.id).unwrap().unwrap();
+    assert_eq!(old.job, run.job);
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch(second).unwrap();
     db.execute_batch("ALTER TABLE runs DROP COLUMN bandwidth_max; PRAGMA user_version = 1")
         .unwrap();
     drop(db);
@@ -24,6 +35,7 @@ fn a_store_of_the_first_format_is_read_on() {
     let mut store = RunStore::open(&path).unwrap();
     let old = store.run(run.id).unwrap().unwrap();
     assert_eq!((old.status, old.bandwidth_max), (run.status, None));
+    assert_eq!(old.job, run.job);
     let limited = RunRow {
         id: RunId::from_u128(8),
         bandwidth_max: Some(5),

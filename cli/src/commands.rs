@@ -7,6 +7,7 @@ pub(crate) mod sync;
 pub(crate) mod verify;
 pub(crate) mod watch;
 
+use clap::ValueEnum;
 use strait_proto::v1;
 
 /// What to copy, from where, to where.
@@ -37,6 +38,61 @@ impl From<Selectors> for v1::Selectors {
             r#where: selectors.predicate,
             columns: selectors.columns,
             zone: selectors.zone.unwrap_or_default(),
+        }
+    }
+}
+
+/// What happens to the rows that B has.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ModeArguments {
+    /// What happens to the rows that the sink has
+    #[arg(long, value_enum, default_value_t = Mode::Append)]
+    mode: Mode,
+    /// How --mode mirror tells that a partition is equal [default: versions]
+    #[arg(long, value_enum, value_name = "HOW")]
+    check: Option<Check>,
+    /// With --mode mirror: drop partitions that the source no longer has, unless there are more than this [default: 0]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    allow_drop: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// They stay, and the run's join them
+    Append,
+    /// Each selected partition of the source takes the place of the sink's
+    Replace,
+    /// Partitions that differ are replaced, equal ones are left, and those that only the sink has are reported, or dropped
+    Mirror,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Check {
+    /// By versions where both sides are as the last receipt left them, else by digests
+    Versions,
+    /// By digests always: both sides are read
+    Digests,
+}
+
+impl ModeArguments {
+    /// For the wire; `again` is of append.
+    pub(crate) fn message(&self, again: bool) -> v1::Mode {
+        use v1::mode::Kind;
+        v1::Mode {
+            kind: match self.mode {
+                Mode::Append => Kind::Append,
+                Mode::Replace => Kind::Replace,
+                Mode::Mirror => Kind::Mirror,
+            }
+            .into(),
+            again,
+            check: match self.check {
+                None => v1::Check::Unspecified,
+                Some(Check::Versions) => v1::Check::Versions,
+                Some(Check::Digests) => v1::Check::Digests,
+            }
+            .into(),
+            allow_drop: self.allow_drop,
         }
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Run {
     pub(crate) run: String,
     pub(crate) from: String,
     pub(crate) to: String,
+    /// append, replace, mirror.
+    pub(crate) mode: &'static str,
     /// The resolved selection.
     pub(crate) selection: String,
     /// What now() means in it: nanoseconds since 1970 in UTC.
@@ -25,8 +27,10 @@ pub(crate) struct Run {
     pub(crate) abandoned: bool,
     pub(crate) partitions: u64,
     pub(crate) partitions_done: u64,
-    /// Found committed by an earlier run, with equal version and selection: nothing was sent.
+    /// Found committed by an earlier run, with equal version and selection, or found equal: nothing was sent.
     pub(crate) partitions_already: u64,
+    /// Removed at B by a mirror.
+    pub(crate) partitions_dropped: u64,
     pub(crate) partitions_failed: u64,
     /// Rows of all committed partitions, by their receipts.
     pub(crate) rows: u64,
@@ -72,12 +76,18 @@ impl Run {
             run: run.id.clone(),
             from: selectors.from,
             to: selectors.to,
+            mode: match run.mode.unwrap_or_default().kind() {
+                v1::mode::Kind::Replace => "replace",
+                v1::mode::Kind::Mirror => "mirror",
+                v1::mode::Kind::Append | v1::mode::Kind::Unspecified => "append",
+            },
             selection: run.selection.clone(),
             now: run.now,
             attached,
             partitions: progress.partitions,
             partitions_done: progress.partitions_done,
             partitions_already: progress.partitions_already,
+            partitions_dropped: progress.partitions_dropped,
             partitions_failed: progress.partitions_failed,
             rows: progress.rows_done,
             rows_sent: progress.rows_sent,
@@ -134,6 +144,12 @@ pub(crate) struct Plan {
     pub(crate) rows: Option<u64>,
     pub(crate) bytes: Option<u64>,
     pub(crate) to_copy: u64,
+    /// Partitions of B that a replace or mirror puts others in the place of.
+    pub(crate) to_replace: u64,
+    /// Partitions of which a mirror must read digests to tell.
+    pub(crate) to_compare: u64,
+    /// Partitions that only B has: a mirror reports them, or drops them where that is allowed.
+    pub(crate) to_drop: u64,
     pub(crate) already: u64,
     pub(crate) refused: u64,
     pub(crate) partitions: Vec<PlannedPartition>,
@@ -145,7 +161,7 @@ pub(crate) struct PlannedPartition {
     pub(crate) key: String,
     pub(crate) rows: Option<u64>,
     pub(crate) bytes: Option<u64>,
-    /// copy, already, refused.
+    /// copy, replace, compare, already, refused, drop.
     pub(crate) action: String,
 }
 
@@ -203,10 +219,12 @@ mod tests {
             "from",
             "kind",
             "message",
+            "mode",
             "now",
             "partitions",
             "partitions_already",
             "partitions_done",
+            "partitions_dropped",
             "partitions_failed",
             "raw_bytes",
             "retries",

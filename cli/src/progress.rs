@@ -42,8 +42,10 @@ impl Display {
 
     pub(crate) fn show(&mut self, run: &v1::Run) {
         let progress = run.progress.clone().unwrap_or_default();
-        let settled =
-            progress.partitions_done + progress.partitions_already + progress.partitions_failed;
+        let settled = progress.partitions_done
+            + progress.partitions_already
+            + progress.partitions_failed
+            + progress.partitions_dropped;
         let text = line(run, &progress);
         if let Some(bar) = &self.bar {
             bar.set_length(progress.partitions.max(1));

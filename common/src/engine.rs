@@ -8,7 +8,8 @@
 //!
 //! ```text
 //! prepare ─ attach ─┬─ begin ─ append … checkpoint … append ─ [seal] ─ finish ─┬─ complete
-//!                   └─ begin ─ …                                               ┘
+//!                   ├─ begin ─ …                                               │
+//!                   └─ [confirm] … [drop_partition]                            ┘
 //! ```
 //!
 //! What an engine promises, whatever is killed between or inside any two calls:
@@ -217,6 +218,8 @@ pub struct Prepared {
     pub created: Vec<String>,
     /// What an operator should know although nothing is refused.
     pub notes: Vec<String>,
+    /// The columns of the table that are not among those of the run.
+    pub lacking: Vec<String>,
 }
 
 /// The sink's record that a run owns a target table. Lives in the store; survives both agents' states.
@@ -262,6 +265,38 @@ pub enum PositionState {
     Staged,
     /// Visible, with its receipt.
     Committed(Receipt),
+    /// This run has removed it. The position says nothing else.
+    Dropped,
+}
+
+impl Position {
+    /// What a run has committed.
+    pub fn committed(run: RunId, receipt: &Receipt) -> Position {
+        Position {
+            run,
+            key: receipt.key.clone(),
+            version: receipt.version.clone(),
+            sequence: 0,
+            cursor: Cursor::start(),
+            rows: receipt.rows,
+            digest: receipt.digest,
+            state: PositionState::Committed(receipt.clone()),
+        }
+    }
+
+    /// What a run has removed.
+    pub fn dropped(run: RunId, key: PartitionKey) -> Position {
+        Position {
+            run,
+            key,
+            version: Version(String::new()),
+            sequence: 0,
+            cursor: Cursor::start(),
+            rows: 0,
+            digest: Digest::default(),
+            state: PositionState::Dropped,
+        }
+    }
 }
 
 /// How much a receipt proves.
@@ -293,6 +328,28 @@ pub struct Receipt {
     pub level: Level,
     /// The resolved selection that the rows were chosen by, in canonical text ([`Selection::text`]).
     pub selection: String,
+}
+
+/// What B has under one key, beside what its ledger says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Which partition.
+    pub key: PartitionKey,
+    /// The partition as B's own [`Source`] tells it; none where only the ledger knows of it.
+    pub partition: Option<Partition>,
+    /// Its receipts in effect, the newest last.
+    pub receipts: Vec<Receipt>,
+    /// Whether its rows are those that the receipts in effect speak of and no others, as far as the store can tell without reading them. `false` says nothing.
+    pub intact: bool,
+}
+
+/// A partition whose rows at B were read and found equal to A's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// What is proved, as if this run had copied it.
+    pub receipt: Receipt,
+    /// The version of B's partition that was read.
+    pub version: Version,
 }
 
 /// Whether `finish` did it or found it done.
@@ -357,6 +414,10 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// The receipts in effect over all runs, in order of key, the newest of a partition last: those since it was last replaced or dropped, which together
     /// tell what runs have put there.
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>>;
+
+    /// What B has of the partitions that can hold a selected row ([`Selection::excludes`]), and what its ledger says of each, in order of key, without reading
+    /// rows. Nothing where there is no such table.
+    async fn holdings(&self, table: &TableName, selection: &Selection) -> Result<Stream<Holding>>;
 }
 
 /// One attempt of one run on one table: the only way to write. Every act is conditional on its epoch in the
@@ -366,8 +427,8 @@ pub trait Attachment: fmt::Debug + Send + Sync {
     /// The epoch that `attach` issued.
     fn epoch(&self) -> Epoch;
 
-    /// What the store held when this attempt began, in order of key: this run's positions, and for each partition that it has not committed those
-    /// that other runs have committed and that are in effect ([`Sink::receipts`]), the newest last. A partition that this run has staged and others
+    /// What the store held when this attempt began, in order of key: this run's positions, among them the partitions it has removed and not written since, and for each
+    /// partition that it has not committed those that other runs have committed and that are in effect ([`Sink::receipts`]), the newest last. A partition that this run has staged and others
     /// have committed has both, the committed ones first.
     async fn positions(&self) -> Result<Stream<Position>>;
 
@@ -385,6 +446,10 @@ pub trait Attachment: fmt::Debug + Send + Sync {
 
     /// Removes a partition of B, visibly in one act. For `mirror` only.
     async fn drop_partition(&self, key: &PartitionKey) -> Result<()>;
+
+    /// Writes into the ledger that these partitions are what their receipts say, in one act: each receipt takes the place of those in effect before. Partitions that are
+    /// of another version by then are left out. They are no positions of this run.
+    async fn confirm(&self, confirmed: &[Confirmed]) -> Result<()>;
 
     /// Ends the claim, and with it this attempt: its later acts are `Fenced`, and what is late of them leaves nothing that counts. Repeating
     /// it is harmless.

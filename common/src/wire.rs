@@ -5,8 +5,8 @@ use strait_proto::v1;
 
 use crate::digest::{Digest, DigestId};
 use crate::engine::{
-    Cursor, Disposition, Division, DivisionKind, Level, Outcome, Position, PositionState, Receipt,
-    Table, Version,
+    Confirmed, Cursor, Disposition, Division, DivisionKind, Level, Outcome, Position,
+    PositionState, Receipt, Table, Version,
 };
 use crate::error::{Error, Result};
 use crate::frame;
@@ -29,9 +29,10 @@ impl From<&Position> for v1::Position {
             rows: position.rows,
             digest: position.digest.to_bytes().to_vec().into(),
             committed: match &position.state {
-                PositionState::Staged => None,
+                PositionState::Staged | PositionState::Dropped => None,
                 PositionState::Committed(receipt) => Some(receipt.into()),
             },
+            dropped: position.state == PositionState::Dropped,
         }
     }
 }
@@ -50,6 +51,7 @@ impl TryFrom<v1::Position> for Position {
             rows: message.rows,
             digest: Digest::from_bytes(&message.digest)?,
             state: match message.committed {
+                _ if message.dropped => PositionState::Dropped,
                 None => PositionState::Staged,
                 Some(receipt) => PositionState::Committed(receipt.try_into()?),
             },
@@ -109,6 +111,28 @@ impl TryFrom<v1::Receipt> for Receipt {
             digest: Digest::from_bytes(&message.digest)?,
             digest_id: DigestId(message.digest_id),
             selection: message.selection,
+        })
+    }
+}
+
+impl From<&Confirmed> for v1::Confirmed {
+    fn from(confirmed: &Confirmed) -> v1::Confirmed {
+        v1::Confirmed {
+            receipt: Some((&confirmed.receipt).into()),
+            version: confirmed.version.0.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::Confirmed> for Confirmed {
+    type Error = Error;
+
+    fn try_from(message: v1::Confirmed) -> Result<Confirmed> {
+        let receipt = message.receipt;
+        let receipt = receipt.ok_or_else(|| Error::corrupt("confirmed without a receipt"))?;
+        Ok(Confirmed {
+            receipt: receipt.try_into()?,
+            version: version(message.version)?,
         })
     }
 }

@@ -25,7 +25,7 @@ from deltalake import DeltaTable, write_deltalake
 
 import real_data
 from checks import Checks
-from lake_compare import compare
+from lake_compare import compare, live_files
 from link import Link
 from small_disk import SmallDisk
 from strait_pair import ENDED, Agent, Pair, free_port
@@ -135,9 +135,10 @@ class World:
     def plan(self, target, *more):
         """Begins a run; what it is about."""
         with self.writer.still():
+            before = counts_by_log(self.pair.lake_b / "db1" / target)
             version = DeltaTable(self.source_table).version()
             run = self.pair.begin("live:db1/ticks", f"dr:db1/{target}", *more)
-        return Run(self, run, target, version)
+        return Run(self, run, target, version, before)
 
     def say(self, sentence):
         print(f"  {sentence}", flush=True)
@@ -153,14 +154,14 @@ class World:
 class Run:
     """A run under way, with a reader on its target."""
 
-    def __init__(self, world, run, target, version):
+    def __init__(self, world, run, target, version, before):
         self.world = world
         self.id = run
         self.target = target
         self.version = version
         self.path_b = world.pair.lake_b / "db1" / target
         self.expected = counts_by_log(world.source_table, version)
-        self.reader = WholePartitions(self.path_b, self.expected)
+        self.reader = WholePartitions(self.path_b, self.expected, before)
         self.kills = 0
 
     def __enter__(self):
@@ -171,7 +172,8 @@ class Run:
         self.reader.__exit__(*arguments)
 
     def missing(self):
-        return len(self.expected) - len(counts_by_log(self.path_b))
+        there = counts_by_log(self.path_b)
+        return sum(there.get(key, 0) != self.expected.get(key, 0) for key in there.keys() | self.expected.keys())
 
     def show(self):
         return self.world.pair.show(self.id)
@@ -237,20 +239,112 @@ def one_run_killed(world, who, target, kills_max):
     pair = world.pair
     roles = {"source": [pair.source], "sink": [pair.sink], "both": [pair.sink, pair.source]}[who]
     with world.plan(target, "--streams", world.rng.randint(1, 3)) as run:
-        for _ in range(kills_max):
-            time.sleep(world.rng.uniform(0.02, 0.7))
-            if run.show().get("status") in ENDED:
-                break
-            for agent in world.rng.sample(roles, len(roles)):
-                agent.kill9()
-            # Read when they are dead: what is missing now was missing at the kill.
-            run.kills += run.missing() > 0
-            time.sleep(world.rng.uniform(0, 0.3))
-            for agent in world.rng.sample(roles, len(roles)):
-                agent.start()
+        kill(world, run, roles, kills_max, 0.7)
         world.say(f"killed {run.kills} times before the last partition was there")
         run.ends_equal()
     world.checks.check(f"{target}: it was killed in the middle of the run", run.kills > 0, f"{run.kills} kills")
+
+
+def kill(world, run, roles, kills_max, longest_s):
+    """kill -9 of these agents at random moments, until the run has ended."""
+    for _ in range(kills_max):
+        time.sleep(world.rng.uniform(0.02, longest_s))
+        if run.show().get("status") in ENDED:
+            return
+        for agent in world.rng.sample(roles, len(roles)):
+            agent.kill9()
+        # Read when they are dead: what is missing now was missing at the kill.
+        run.kills += run.missing() > 0
+        time.sleep(world.rng.uniform(0, 0.3))
+        for agent in world.rng.sample(roles, len(roles)):
+            agent.start()
+
+
+def files_by_key(path, version=None):
+    files = {}
+    for file in live_files(DeltaTable(path, version=version)):
+        files.setdefault(file.key, set()).add(file.uri)
+    return files
+
+
+def days_of(path, rng, count):
+    return rng.sample(sorted(counts_by_log(path)), count)
+
+
+def where_day(key):
+    return f"day = '{key[0]}'"
+
+
+def rows_of_day(path, key):
+    return DeltaTable(path).to_pyarrow_table(filters=[("day", "=", key[0])])
+
+
+def drift(world, path_b):
+    """Somebody else writes to B. The days that are not A's any more; one more is written anew with the rows it had, which makes no difference."""
+    added, changed, gone, anew = days_of(path_b, world.rng, 4)
+    extra = ticks(world.rng, added[0], 5_000_000_000, 7)
+    write_deltalake(path_b, extra, mode="append")
+    held = rows_of_day(path_b, changed)
+    other = held.set_column(held.schema.get_field_index("size"), "size", pa.repeat(pa.scalar(1, pa.int64()), held.num_rows))
+    for day, rows in ((changed, other), (gone, None), (anew, rows_of_day(path_b, anew))):
+        DeltaTable(path_b).delete(where_day(day))
+        if rows is not None:
+            write_deltalake(path_b, rows, mode="append")
+    return {added, changed, gone}
+
+
+def mirror_nights(world):
+    """nights of --mode mirror, both agents killed in each, B written to by others in between, days that A drops"""
+    pair, path_b = world.pair, world.pair.lake_b / "db1/mirrored"
+    mirror = ("mirrored", "--mode", "mirror", "--allow-drop", 1, "--streams", 2)
+    roles, seen = [pair.sink, pair.source], None
+    for night in range(2 if world.quick else 5):
+        with world.writer.still():
+            differing, dropped = set(), 0
+            if seen is not None:
+                differing = drift(world, path_b)
+                (goes,) = days_of(world.source_table, world.rng, 1)
+                DeltaTable(world.source_table).delete(where_day(goes))
+                dropped = int(goes in counts_by_log(path_b))
+            now = files_by_key(world.source_table)
+            before = files_by_key(world.source_table, seen) if seen is not None else {}
+            differing |= {key for key in now if now[key] != before.get(key)}
+            differing &= now.keys()
+            run = world.plan(*mirror)
+        seen = run.version
+        with run:
+            kill(world, run, roles, 3 if world.quick else 6, 0.5)
+            run.ends_equal()
+        shown = run.show()
+        # What a killed attempt had copied is counted as copied, and what was not begun is decided anew.
+        world.checks.check(
+            f"night {night}: what differs alone was copied, and what A has dropped alone went",
+            (shown["partitions_done"], shown["partitions_dropped"]) == (len(differing), dropped),
+            f"{shown['partitions_done']} copied of {len(differing)} that differ, {shown['partitions_dropped']} of {dropped} dropped",
+        )
+        with world.writer.still():
+            answer = pair.json("sync", "--from", "live:db1/ticks", "--to", "dr:db1/mirrored", "--mode", "mirror")
+            later = files_by_key(world.source_table)
+        changed = {key for key in later if later[key] != now.get(key)}
+        world.checks.check(
+            f"night {night}: another run copies what A's writer has changed since, and nothing else",
+            answer["partitions_done"] == len(changed),
+            f"{answer['partitions_done']} of {len(changed)}; {answer['wire_bytes']:,} bytes",
+        )
+        seen = DeltaTable(world.source_table).version()
+        world.say(f"night {night}: {run.kills} kills, {len(differing)} partitions differed, {shown['retries']} retries")
+
+
+def replace_killed(world):
+    """--mode replace of a table that is there, both agents killed: every partition is the old one or the new one"""
+    pair = world.pair
+    with world.writer.still():
+        pair.sync("live:db1/ticks", "dr:db1/replaced")
+    time.sleep(4 * WRITER_PAUSE_S)
+    with world.plan("replaced", "--mode", "replace", "--streams", 2) as run:
+        kill(world, run, [pair.sink, pair.source], 3 if world.quick else 8, 0.5)
+        run.ends_equal()
+    world.checks.check("replaced: every partition was copied", run.show()["partitions_done"] == len(run.expected), run.kills)
 
 
 def killed_while_it_starts(world):
@@ -479,6 +573,8 @@ QUICK = {
     "link half-open": link_half_open,
     "full disk of B": full_disk_of_b,
     "full disk of state": full_disk_of_state,
+    "mirror nights": mirror_nights,
+    "replace": replace_killed,
 }
 ALL = QUICK | {
     "kill -9 at start": killed_while_it_starts,

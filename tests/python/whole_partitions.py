@@ -32,11 +32,13 @@ def counts_by_log(path, version=None):
 
 
 class WholePartitions:
-    """`with WholePartitions(path, expected)`: polls until the block ends. `expected` is rows by partition key, of A."""
+    """`with WholePartitions(path, expected)`: polls until the block ends. `expected` is rows by partition key, of A. Where partitions take the place of
+    others, `before` is what B had: each partition must be the old one or the new one at every look, and never absent meanwhile."""
 
-    def __init__(self, path, expected):
+    def __init__(self, path, expected, before=None):
         self.path = str(path)
         self.expected = expected
+        self.before = before or {}
         self.looks = 0
         # Looks that saw some partitions and not all: the only ones that prove anything.
         self.looks_between = 0
@@ -77,9 +79,10 @@ class WholePartitions:
         self.looks += 1
         self.versions.add(table.version())
         counts = self._by_dataset(table) if self.looks % 2 else self._by_files(table)
-        for key, rows in counts.items():
-            if rows not in (0, self.expected.get(key)):
-                self._violation(f"version {table.version()}: partition {key} has {rows} rows, A has {self.expected.get(key)}")
+        for key in counts.keys() | self.before.keys():
+            rows, old, new = counts.get(key, 0), self.before.get(key, 0), self.expected.get(key, 0)
+            if rows not in (old, new):
+                self._violation(f"version {table.version()}: partition {key} has {rows} rows, it had {old} and A has {new}")
         self.visible = sum(rows > 0 for rows in counts.values())
         if 0 < self.visible < len(self.expected):
             self.looks_between += 1

@@ -271,6 +271,17 @@ impl Operator {
         reply.run.expect("a run").id
     }
 
+    /// Runs this in a mode, to its end.
+    pub async fn run_as(&self, selectors: v1::Selectors, mode: v1::Mode) -> v1::Run {
+        let request = v1::StartRunRequest {
+            selectors: Some(selectors),
+            mode: Some(mode),
+            ..v1::StartRunRequest::default()
+        };
+        let id = self.start_as(request).await;
+        self.ended(&id).await
+    }
+
     /// Begins a run of the whole table; its id.
     pub async fn start(&self) -> String {
         let reply = self.try_start().await.expect("the run begins");

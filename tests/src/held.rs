@@ -9,9 +9,9 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use strait_common::Result;
 use strait_common::engine::{
-    Attachment, Batch, Begun, Claim, Cursor, Disposition, Finished, Mark, Outcome, Partition,
-    PartitionWriter, Position, Prepared, ReadLimits, Receipt, Sink, SinkLimits, Source, Store,
-    Stream, Table,
+    Attachment, Batch, Begun, Claim, Confirmed, Cursor, Disposition, Finished, Holding, Mark,
+    Outcome, Partition, PartitionWriter, Position, Prepared, ReadLimits, Receipt, Sink, SinkLimits,
+    Source, Store, Stream, Table,
 };
 use strait_common::ids::{Epoch, TableName};
 use strait_common::key::PartitionKey;
@@ -35,6 +35,8 @@ pub enum Act {
     Partitions,
     /// Opening a partition to read it.
     Read,
+    /// Removing a partition.
+    Drop,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +65,8 @@ struct Seen {
     checkpoints: BTreeMap<String, u64>,
     /// Acts that were held, by label.
     waited: Vec<String>,
+    /// The partitions that were opened to be read.
+    reads: Vec<String>,
 }
 
 impl Default for Hand {
@@ -129,6 +133,13 @@ impl Hand {
     /// Rows that were given to the engine, by label, over all attempts.
     pub fn appended(&self) -> BTreeMap<String, u64> {
         self.seen().appended.clone()
+    }
+
+    /// The partitions that were opened to be read since this was asked last, in order of label.
+    pub fn take_reads(&self) -> Vec<String> {
+        let mut reads = std::mem::take(&mut self.seen().reads);
+        reads.sort();
+        reads
     }
 
     /// The rows from which each begin of this partition went on: 0 for its start.
@@ -199,7 +210,9 @@ impl Source for HeldSource {
         after: &Cursor,
         limits: &ReadLimits,
     ) -> Result<Stream<Batch>> {
-        self.hand.pass(Act::Read, &partition.key.label()).await;
+        let label = partition.key.label();
+        self.hand.pass(Act::Read, &label).await;
+        self.hand.seen().reads.push(label);
         self.below
             .read(table, selection, partition, after, limits)
             .await
@@ -243,6 +256,10 @@ impl Sink for HeldSink {
 
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
         self.below.receipts(table).await
+    }
+
+    async fn holdings(&self, table: &TableName, selection: &Selection) -> Result<Stream<Holding>> {
+        self.below.holdings(table, selection).await
     }
 }
 
@@ -290,7 +307,12 @@ impl Attachment for HeldAttachment {
     }
 
     async fn drop_partition(&self, key: &PartitionKey) -> Result<()> {
+        self.hand.pass(Act::Drop, &key.label()).await;
         self.below.drop_partition(key).await
+    }
+
+    async fn confirm(&self, confirmed: &[Confirmed]) -> Result<()> {
+        self.below.confirm(confirmed).await
     }
 
     async fn complete(&self, outcome: Outcome) -> Result<()> {

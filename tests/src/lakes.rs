@@ -131,6 +131,11 @@ impl Lakes {
         let scratch = self.path(&format!("scratch-{}", RunId::random()));
         self.write(&scratch, day, ids).await;
         let written = self.files(&scratch, day).remove(0);
+        self.add_as_a_stranger(lake, day, &written);
+    }
+
+    /// Adds a copy of a Parquet file to a day of a lake as any other writer of Delta tables does. It has all columns but the one that divides the table.
+    pub fn add_as_a_stranger(&self, lake: &Path, day: u32, written: &Path) {
         let table = lake.join(TABLE);
         let path = format!("{}/stranger-{}.parquet", label(day), RunId::random());
         std::fs::create_dir_all(table.join(label(day))).expect("a directory");
@@ -146,12 +151,33 @@ impl Lakes {
             "modificationTime": 0,
             "dataChange": true,
         } });
-        let log = table.join("_delta_log");
-        let commit = (0u64..)
-            .map(|version| log.join(format!("{version:020}.json")))
-            .find(|commit| !commit.exists())
-            .expect("a free version");
-        std::fs::write(commit, format!("{add}\n")).expect("a commit");
+        commit_as_a_stranger(&table, &[add]);
+    }
+
+    /// Removes a day of a lake as any other writer of Delta tables does.
+    pub fn remove_as_a_stranger(&self, lake: &Path, day: u32) {
+        let table = lake.join(TABLE);
+        let removes: Vec<_> = (self.adds(lake, day).into_iter())
+            .map(|add| remove(&add, true))
+            .collect();
+        commit_as_a_stranger(&table, &removes);
+    }
+
+    /// Writes the files of a day of a lake anew as a compaction does: other names, the same rows.
+    pub fn compact_as_a_stranger(&self, lake: &Path, day: u32) {
+        let table = lake.join(TABLE);
+        let mut actions = Vec::new();
+        for mut add in self.adds(lake, day) {
+            actions.push(remove(&add, false));
+            let path = format!("{}/compact-{}.parquet", label(day), RunId::random());
+            std::fs::create_dir_all(table.join(label(day))).expect("a directory");
+            let old = table.join(add["path"].as_str().expect("a path"));
+            std::fs::copy(old, table.join(&path)).expect("a file");
+            add["path"] = path.into();
+            add["dataChange"] = false.into();
+            actions.push(serde_json::json!({ "add": add }));
+        }
+        commit_as_a_stranger(&table, &actions);
     }
 
     /// What a lake holds, read by its engine: nothing of what any ledger says.
@@ -213,26 +239,61 @@ impl Lakes {
     /// The files of a day of a lake, as its log names them; for a log with all of its entries.
     pub fn files(&self, lake: &Path, day: u32) -> Vec<PathBuf> {
         let table = lake.join(TABLE);
-        let label = label(day);
-        let (column, value) = label.split_once('=').expect("a label has a value");
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(table.join("_delta_log")).expect("a log") {
-            let path = entry.expect("an entry").path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            let text = std::fs::read_to_string(&path).expect("a text");
-            for line in text.lines() {
-                let action: serde_json::Value = serde_json::from_str(line).expect("an action");
-                let add = &action["add"];
-                if add["partitionValues"][column].as_str() == Some(value) {
-                    files.push(table.join(add["path"].as_str().expect("a path")));
-                }
-            }
-        }
+        let path = |add: &serde_json::Value| table.join(add["path"].as_str().expect("a path"));
+        let mut files: Vec<_> = self.adds(lake, day).iter().map(path).collect();
         files.sort();
         files
     }
+
+    /// What its log adds of a day and has not removed.
+    fn adds(&self, lake: &Path, day: u32) -> Vec<serde_json::Value> {
+        let log = lake.join(TABLE).join("_delta_log");
+        let label = label(day);
+        let (column, value) = label.split_once('=').expect("a label has a value");
+        let entries = std::fs::read_dir(log).expect("a log");
+        let mut entries: Vec<_> = entries
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
+        entries.retain(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        });
+        entries.sort();
+        let mut adds: Vec<serde_json::Value> = Vec::new();
+        for path in entries {
+            let text = std::fs::read_to_string(&path).expect("a text");
+            for line in text.lines() {
+                let action: serde_json::Value = serde_json::from_str(line).expect("an action");
+                let (add, remove) = (&action["add"], &action["remove"]);
+                if add["partitionValues"][column].as_str() == Some(value) {
+                    adds.push(add.clone());
+                }
+                adds.retain(|add| add["path"] != remove["path"]);
+            }
+        }
+        adds
+    }
+}
+
+fn remove(add: &serde_json::Value, data_change: bool) -> serde_json::Value {
+    serde_json::json!({ "remove": {
+        "path": add["path"],
+        "partitionValues": add["partitionValues"],
+        "size": add["size"],
+        "deletionTimestamp": 0,
+        "extendedFileMetadata": true,
+        "dataChange": data_change,
+    } })
+}
+
+fn commit_as_a_stranger(table: &Path, actions: &[serde_json::Value]) {
+    let log = table.join("_delta_log");
+    let commit = (0u64..)
+        .map(|version| log.join(format!("{version:020}.json")))
+        .find(|commit| !commit.exists())
+        .expect("a free version");
+    let lines: String = actions.iter().map(|action| format!("{action}\n")).collect();
+    std::fs::write(commit, lines).expect("a commit");
 }
 
 /// The store of a lake's directory.

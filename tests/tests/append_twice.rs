@@ -13,7 +13,10 @@ async fn run_where(operator: &Operator, condition: Option<&str>, again: bool) ->
             r#where: condition.map(str::to_owned),
             ..selectors()
         }),
-        again,
+        mode: Some(v1::Mode {
+            again,
+            ..v1::Mode::default()
+        }),
         ..v1::StartRunRequest::default()
     };
     let id = operator.start_as(request).await;
@@ -46,7 +49,7 @@ async fn an_append_that_could_double_rows_is_refused_and_shows_both_conditions()
     // The same day twice, the second time until a later minute: as the tutorial's job at 22:30 and again at 22:40.
     let evening = run_where(&operator, Some("id >= 0 and id < 40"), false).await;
     assert_eq!(evening.status, "done", "{evening:?}");
-    let both = ["\"id\" < 40", "\"id\" < 60", "--again"];
+    let both = ["\"id\" < 40", "\"id\" < 60", "--again", "--mode mirror"];
     assert_refused(&lakes, &operator, "id >= 0 and id < 60", &both).await;
 
     // What is shown to be other rows is appended.

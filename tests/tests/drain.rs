@@ -51,6 +51,7 @@ impl Board for SlowBoard {
             },
             disposition: Disposition::Append,
             from: None,
+            may_be_empty: true,
         }))
     }
 

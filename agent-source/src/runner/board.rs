@@ -172,7 +172,7 @@ mod tests {
                 now: 0,
                 resolved: String::new(),
                 digest_id: String::new(),
-                again: false,
+                mode: crate::job::Mode::Append { again: false },
             },
             streams: 1,
             status: Status::Running,

@@ -4,7 +4,7 @@ use strait_common::config::ByteSize;
 use strait_proto::v1;
 use strait_proto::v1::plan_reply::Body;
 
-use super::Selectors;
+use super::{ModeArguments, Selectors};
 use crate::client::Connection;
 use crate::format;
 use crate::json;
@@ -14,6 +14,8 @@ use crate::report::{Outcome, Output, Result};
 pub(crate) struct Arguments {
     #[command(flatten)]
     selectors: Selectors,
+    #[command(flatten)]
+    mode: ModeArguments,
     /// Streams at a time [default: as many as the agent is configured for]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     streams: u32,
@@ -31,6 +33,7 @@ pub(crate) async fn run(
         selectors: Some(arguments.selectors.into()),
         streams: arguments.streams,
         bandwidth_max: arguments.bandwidth_max.map(|size| size.0),
+        mode: Some(arguments.mode.message(false)),
     };
     let mut replies = connection.control().plan(request).await?.into_inner();
     let (mut summary, mut totals, mut partitions) = (
@@ -70,6 +73,9 @@ pub(crate) async fn run(
         rows: totals.rows,
         bytes: totals.bytes,
         to_copy: totals.to_copy,
+        to_replace: totals.to_replace,
+        to_compare: totals.to_compare,
+        to_drop: totals.to_drop,
         already: totals.already,
         refused: totals.refused,
         partitions: partitions
@@ -121,12 +127,22 @@ fn text(
             format::count((partitions.len() - PARTITIONS_SHOWN) as u64)
         ));
     }
+    let counted = [
+        (totals.to_copy, "to copy"),
+        (totals.to_replace, "to replace"),
+        (totals.to_compare, "to compare"),
+        (totals.already, "already there"),
+        (totals.refused, "refused"),
+        (totals.to_drop, "only at the sink"),
+    ];
+    let counted = counted.iter().filter(|(count, _)| *count > 0);
+    let counted: Vec<String> = counted
+        .map(|(count, what)| format!("{} {what}", format::count(*count)))
+        .collect();
     lines.push(format!(
-        "{} partitions: {} to copy, {} already there, {} refused; {} rows, {} stored",
+        "{} partitions: {}; {} rows, {} stored",
         format::count(totals.partitions),
-        format::count(totals.to_copy),
-        format::count(totals.already),
-        format::count(totals.refused),
+        counted.join(", "),
         totals.rows.map_or_else(unknown, format::count),
         totals.bytes.map_or_else(unknown, format::bytes)
     ));

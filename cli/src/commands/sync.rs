@@ -3,7 +3,7 @@
 use strait_common::config::ByteSize;
 use strait_proto::v1;
 
-use super::{Selectors, watch};
+use super::{ModeArguments, Selectors, watch};
 use crate::client::Connection;
 use crate::report::{Outcome, Output, Result};
 
@@ -11,6 +11,8 @@ use crate::report::{Outcome, Output, Result};
 pub(crate) struct Arguments {
     #[command(flatten)]
     selectors: Selectors,
+    #[command(flatten)]
+    mode: ModeArguments,
     /// Streams at a time [default: as many as the agent is configured for]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     streams: u32,
@@ -34,7 +36,7 @@ pub(crate) async fn run(
         selectors: Some(arguments.selectors.into()),
         streams: arguments.streams,
         bandwidth_max: arguments.bandwidth_max.map(|size| size.0),
-        again: arguments.again,
+        mode: Some(arguments.mode.message(arguments.again)),
     };
     let reply = connection.control().start_run(request).await?.into_inner();
     let run = reply.run.unwrap_or_default();

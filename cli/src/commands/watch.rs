@@ -196,6 +196,7 @@ fn row(partition: &v1::RunPartition) -> Vec<String> {
     let state = match partition.state.as_str() {
         "done" => "✓".to_owned(),
         "already" => "✓ already".to_owned(),
+        "dropped" => "✓ dropped".to_owned(),
         state => state.to_owned(),
     };
     vec![
@@ -219,14 +220,24 @@ pub(crate) fn summary(run: &v1::Run) -> String {
         run.status,
         format::duration_ms(ms)
     )];
+    let counted = [
+        (progress.partitions_already, "already there"),
+        (progress.partitions_dropped, "dropped"),
+        (progress.partitions_failed, "failed"),
+    ];
+    let others = counted.iter().filter(|(count, _)| *count > 0);
+    let others: String = others
+        .map(|(count, what)| format!(", {} {what}", format::count(*count)))
+        .collect();
     lines.push(format!(
-        "{} of {} partitions copied, {} already there, {} failed; {} rows",
+        "{} of {} partitions copied{others}; {} rows",
         format::count(progress.partitions_done),
         format::count(progress.partitions),
-        format::count(progress.partitions_already),
-        format::count(progress.partitions_failed),
         format::count(progress.rows_done)
     ));
+    if run.status == "done" && progress.partitions_already == progress.partitions {
+        lines.push("nothing has changed: the sink has all of it already".to_owned());
+    }
     if progress.rows_sent > 0 {
         lines.push(format!(
             "{} rows/s, {}/s raw, {}/s on the wire ({})\nsource agent: at most {} of memory",

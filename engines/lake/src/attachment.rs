@@ -23,8 +23,7 @@ use deltalake::kernel::{Action, Add};
 use futures::StreamExt;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{
-    Attachment, Begun, Cursor, Disposition, Outcome, Partition, Position, PositionState, Receipt,
-    Stream,
+    Attachment, Begun, Confirmed, Disposition, Outcome, Partition, Position, Receipt, Stream,
 };
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
@@ -36,7 +35,8 @@ use tokio::time::Instant;
 use crate::commit::{check_epoch, commit};
 use crate::disk::{Step, Together};
 use crate::features;
-use crate::ledger::{Entry, Event, Ledger, LedgerFile, Published};
+use crate::ledger::{Entry, Equal, Event, Ledger, LedgerFile, Published};
+use crate::listing::Listing;
 use crate::receipts::Receipts;
 use crate::stage::{Fresh, Stage, StageRecord, StagedFile};
 use crate::table::{LOG, Lake, Opened, check_add, check_columns, directory_name};
@@ -66,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) committed: Mutex<Receipts>,
     /// The receipts of other runs that are in effect, by key, the newest of a key last.
     pub(crate) earlier: Vec<(RunId, Receipt)>,
+    /// The partitions that this run has removed and not written since.
+    pub(crate) dropped: Mutex<BTreeSet<PartitionKey>>,
     /// Positions as of the attach, and of this attempt since. The stage has one record for each, and no other.
     pub(crate) records: Mutex<BTreeMap<PartitionKey, StageRecord>>,
     pub(crate) open: Mutex<HashSet<PartitionKey>>,
@@ -135,12 +137,12 @@ impl LakeAttachment {
             .filter(|entry| entry.run == run && matches!(entry.event, Event::Complete(_)))
             .map(|entry| entry.epoch)
             .max();
-        let earlier = ledger
-            .receipts()
-            .into_values()
-            .flatten()
+        let accounts = ledger.accounts().into_values();
+        let earlier = accounts
+            .flat_map(|account| account.receipts)
             .filter(|(owner, _)| *owner != run)
             .collect();
+        let dropped = ledger.dropped_by(run);
         let (tidied, disk) = (stage.clone(), lake.disk().clone());
         let (directory, done) = (
             opened.directory.clone(),
@@ -192,6 +194,7 @@ impl LakeAttachment {
             stage,
             committed: Mutex::new(committed),
             earlier,
+            dropped: Mutex::new(dropped),
             records: Mutex::new(
                 records
                     .into_iter()
@@ -390,8 +393,11 @@ impl Shared {
         self.seen.fetch_max(version, Ordering::AcqRel);
         {
             let mut committed = lock(&self.committed);
-            let receipts = group.iter().map(|(published, _)| &published.receipt);
-            receipts.for_each(|receipt| committed.insert(receipt));
+            let mut dropped = lock(&self.dropped);
+            for (published, _) in group {
+                committed.insert(&published.receipt);
+                dropped.remove(&published.receipt.key);
+            }
         }
         // What is left of the stage means nothing any more; a crash here leaves it to the next attach.
         let left: Vec<StageRecord> = {
@@ -475,16 +481,6 @@ impl Attachment for LakeAttachment {
 
     async fn positions(&self) -> Result<Stream<Position>> {
         let shared = &self.shared;
-        let committed = |run: RunId, receipt: &Receipt| Position {
-            run,
-            key: receipt.key.clone(),
-            version: receipt.version.clone(),
-            sequence: 0,
-            cursor: Cursor::start(),
-            rows: receipt.rows,
-            digest: receipt.digest,
-            state: PositionState::Committed(receipt.clone()),
-        };
         let mut positions: Vec<Result<Position>> = Vec::new();
         let own = lock(&shared.committed).all()?;
         let done: HashSet<&PartitionKey> = own.iter().map(|receipt| &receipt.key).collect();
@@ -493,9 +489,12 @@ impl Attachment for LakeAttachment {
                 .earlier
                 .iter()
                 .filter(|(_, receipt)| !done.contains(&receipt.key))
-                .map(|(run, receipt)| Ok(committed(*run, receipt))),
+                .map(|(run, receipt)| Ok(Position::committed(*run, receipt))),
         );
-        positions.extend(own.iter().map(|receipt| Ok(committed(shared.run, receipt))));
+        let own = own.iter();
+        positions.extend(own.map(|receipt| Ok(Position::committed(shared.run, receipt))));
+        let dropped = lock(&shared.dropped).clone().into_iter();
+        positions.extend(dropped.map(|key| Ok(Position::dropped(shared.run, key))));
         positions.extend(
             lock(&shared.records)
                 .values()
@@ -523,6 +522,10 @@ impl Attachment for LakeAttachment {
 
     async fn drop_partition(&self, key: &PartitionKey) -> Result<()> {
         self.shared.blame(self.do_drop_partition(key).await).await
+    }
+
+    async fn confirm(&self, confirmed: &[Confirmed]) -> Result<()> {
+        self.shared.blame(self.do_confirm(confirmed).await).await
     }
 
     async fn complete(&self, outcome: Outcome) -> Result<()> {
@@ -601,21 +604,52 @@ impl LakeAttachment {
         let (lake, table, epoch) = (&shared.lake, &shared.table, shared.epoch);
         commit(lake, table, epoch, &ledger, &dropped, nothing).await?;
         lock(&shared.committed).remove(key);
+        lock(&shared.dropped).insert(key.clone());
         shared.returns()
     }
 
-    async fn do_complete(&self, outcome: Outcome) -> Result<()> {
+    async fn do_confirm(&self, confirmed: &[Confirmed]) -> Result<()> {
+        let shared = &self.shared;
+        shared.check_fence().await?;
+        // Foreign writers may change a partition at any time: what is confirmed are files that were listed with the version that was read, and whoever changes them later
+        // leaves other files than the ledger speaks of.
+        let opened = shared.lake.open(&shared.table, None).await?;
+        let listing = Listing::load(&opened, &shared.table).await?;
+        let mut equal = Vec::with_capacity(confirmed.len());
+        for confirmed in confirmed {
+            let (version, files) = listing.files(&confirmed.receipt.key)?;
+            if version == confirmed.version {
+                equal.push(Equal {
+                    receipt: confirmed.receipt.clone(),
+                    files: files.into_iter().map(|file| file.path).collect(),
+                });
+            }
+        }
+        if equal.is_empty() {
+            return Ok(());
+        }
+        self.record(Event::Confirm(equal)).await
+    }
+
+    /// Makes an event count that neither adds nor removes a file.
+    async fn record(&self, event: Event) -> Result<()> {
         let shared = &self.shared;
         let ledger = LedgerFile::new(&shared.directory, shared.run);
-        let entry = Entry::new(shared.run, shared.epoch, Event::Complete(outcome));
-        // What is late of this attempt's own acts must not leave anything behind the end.
-        shared.ended.store(true, Ordering::Release);
-        shared.check_overtaken().await?;
+        let entry = Entry::new(shared.run, shared.epoch, event);
         let (file, disk) = (ledger.clone(), shared.lake.disk().clone());
         shared.cpu.run(move || file.write(&disk, &entry)).await?;
         let nothing = |_: &Opened| Ok(Vec::new());
         let (lake, table, epoch) = (&shared.lake, &shared.table, shared.epoch);
         commit(lake, table, epoch, &ledger, &HashSet::new(), nothing).await?;
+        shared.returns()
+    }
+
+    async fn do_complete(&self, outcome: Outcome) -> Result<()> {
+        let shared = &self.shared;
+        // What is late of this attempt's own acts must not leave anything behind the end.
+        shared.ended.store(true, Ordering::Release);
+        shared.check_overtaken().await?;
+        self.record(Event::Complete(outcome)).await?;
         lock(&shared.records).clear();
         let stage = shared.stage.clone();
         shared.cpu.run(move || stage.clear()).await?;

@@ -15,7 +15,7 @@
 //! Every commit also carries `txn { "strait/epoch", N }` with its own epoch. Delta refuses a commit if one since its snapshot has written
 //! the same application id, so a commit that saw its own epoch as the highest lands only while that is still so: this is the fence.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub enum Event {
     Publish(Vec<Published>),
     /// A partition was removed.
     Drop(PartitionKey),
+    /// Partitions were read and found equal to the source's.
+    Confirm(Vec<Equal>),
     /// The claim ended.
     Complete(Outcome),
 }
@@ -73,6 +75,24 @@ pub struct Published {
     pub disposition: Disposition,
     /// Its files: where they were staged, and where they are.
     pub files: Vec<PublishedFile>,
+}
+
+/// A partition that was found equal: its receipt takes the place of those before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Equal {
+    /// The proof.
+    pub receipt: Receipt,
+    /// Its files then, as the log has them.
+    pub files: Vec<String>,
+}
+
+/// What a table's ledger says of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The receipts in effect, the newest last, and the runs that have them: those since the partition was last replaced, dropped or found equal.
+    pub receipts: Vec<(RunId, Receipt)>,
+    /// The files that they speak of, relative to the table.
+    pub files: BTreeSet<String>,
 }
 
 /// A file that was moved from the stage to its place.
@@ -215,7 +235,7 @@ impl Ledger {
         // Within an epoch: the attach, then what was published, then the end.
         let rank = |event: &Event| match event {
             Event::Attach(_) => 0,
-            Event::Publish(_) | Event::Drop(_) => 1,
+            Event::Publish(_) | Event::Drop(_) | Event::Confirm(_) => 1,
             Event::Complete(_) => 2,
         };
         ledger
@@ -245,27 +265,59 @@ impl Ledger {
         })
     }
 
-    /// The receipts in effect of every partition, the newest last, and the runs that have them: those since it was last replaced or dropped.
-    pub fn receipts(&self) -> BTreeMap<PartitionKey, Vec<(RunId, Receipt)>> {
-        let mut receipts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    /// What is said of every partition that has receipts in effect.
+    pub fn accounts(&self) -> BTreeMap<PartitionKey, Account> {
+        let mut accounts: BTreeMap<_, Account> = BTreeMap::new();
         for entry in &self.entries {
             match &entry.event {
                 Event::Publish(partitions) => {
                     for published in partitions {
-                        let of_key = receipts.entry(published.receipt.key.clone()).or_default();
+                        let account = accounts.entry(published.receipt.key.clone()).or_default();
                         if published.disposition == Disposition::Replace {
-                            of_key.clear();
+                            *account = Account::default();
                         }
-                        of_key.push((entry.run, published.receipt.clone()));
+                        let files = published.files.iter().map(|file| file.path.clone());
+                        account.files.extend(files);
+                        account
+                            .receipts
+                            .push((entry.run, published.receipt.clone()));
+                    }
+                }
+                Event::Confirm(partitions) => {
+                    for equal in partitions {
+                        let account = Account {
+                            receipts: vec![(entry.run, equal.receipt.clone())],
+                            files: equal.files.iter().cloned().collect(),
+                        };
+                        accounts.insert(equal.receipt.key.clone(), account);
                     }
                 }
                 Event::Drop(key) => {
-                    receipts.remove(key);
+                    accounts.remove(key);
                 }
                 Event::Attach(_) | Event::Complete(_) => {}
             }
         }
-        receipts
+        accounts
+    }
+
+    /// The partitions that a run has removed and not written since.
+    pub fn dropped_by(&self, run: RunId) -> BTreeSet<PartitionKey> {
+        let mut dropped = BTreeSet::new();
+        for entry in self.entries.iter().filter(|entry| entry.run == run) {
+            match &entry.event {
+                Event::Drop(key) => {
+                    dropped.insert(key.clone());
+                }
+                Event::Publish(partitions) => {
+                    for published in partitions {
+                        dropped.remove(&published.receipt.key);
+                    }
+                }
+                Event::Attach(_) | Event::Confirm(_) | Event::Complete(_) => {}
+            }
+        }
+        dropped
     }
 
     /// The receipts of one run.
@@ -281,7 +333,7 @@ impl Ledger {
                 Event::Drop(key) => {
                     receipts.remove(key);
                 }
-                Event::Attach(_) | Event::Complete(_) => {}
+                Event::Attach(_) | Event::Confirm(_) | Event::Complete(_) => {}
             }
         }
         receipts

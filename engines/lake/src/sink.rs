@@ -1,5 +1,8 @@
 //! The half of the lake that receives.
 
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -10,16 +13,20 @@ use deltalake::kernel::transaction::CommitProperties;
 use futures::StreamExt;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{
-    Attachment, Claim, DivisionKind, Prepared, Publish, Receipt, Sink, SinkLimits, Stream, Table,
+    Attachment, Claim, DivisionKind, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Stream,
+    Table,
 };
 use strait_common::ids::{Epoch, TableName};
+use strait_common::key::PartitionKey;
+use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
 
 use crate::attachment::{Found, LakeAttachment};
 use crate::commit::{ATTACH_TRIES_MAX, Change, Condition, Tried, pause, try_commit};
 use crate::disk::Step;
 use crate::features::check_writable;
-use crate::ledger::{Entry, Event, Ledger, LedgerFile};
+use crate::ledger::{Account, Entry, Event, Ledger, LedgerFile};
+use crate::listing::{DataFile, Listing};
 use crate::partition_values;
 use crate::stage::{Stage, writer_bytes};
 use crate::table::{LOG, Lake, Opened};
@@ -163,6 +170,7 @@ impl Sink for LakeSink {
                     "column {} of {table} is not among the columns sent: it will be null",
                     field.name()
                 ));
+                prepared.lacking.push(field.name().clone());
             }
             return Ok(prepared);
         }
@@ -252,9 +260,84 @@ impl Sink for LakeSink {
             return Ok(futures::stream::empty().boxed());
         }
         let ledger = Ledger::load(&self.lake.open(table, None).await?).await?;
-        let receipts = ledger.receipts().into_values().flatten();
+        let receipts = ledger.accounts().into_values();
+        let receipts = receipts.flat_map(|account| account.receipts);
         Ok(futures::stream::iter(receipts.map(|(_, receipt)| Ok(receipt))).boxed())
     }
+
+    async fn holdings(&self, table: &TableName, selection: &Selection) -> Result<Stream<Holding>> {
+        if !self.lake.exists(table)? {
+            return Ok(futures::stream::empty().boxed());
+        }
+        // Both as of one version of the log.
+        let opened = self.lake.open(table, None).await?;
+        let accounts = Ledger::load(&opened).await?.accounts();
+        let listing = Listing::load(&opened, table).await?;
+        let selection = selection.clone();
+        let work = move || holdings(&listing, accounts, &selection);
+        let holdings = self.cpu.run(work).await?;
+        Ok(futures::stream::iter(holdings.into_iter().map(Ok)).boxed())
+    }
+}
+
+/// What a table has of the selected partitions, in order of key.
+fn holdings(
+    listing: &Listing,
+    mut accounts: BTreeMap<PartitionKey, Account>,
+    selection: &Selection,
+) -> Result<Vec<Holding>> {
+    let mut holdings = Vec::with_capacity(listing.len());
+    for at in 0..listing.len() {
+        let key = listing.key(at)?;
+        if selection.excludes(&key) {
+            continue;
+        }
+        let account = accounts.remove(&key).unwrap_or_default();
+        let (_, files) = listing.files(&key)?;
+        let spoken_of = !account.receipts.is_empty()
+            && files.len() == account.files.len()
+            && files.iter().all(|file| account.files.contains(&file.path));
+        holdings.push(Holding {
+            intact: spoken_of && are_whole(&listing.directory, &files)?,
+            receipts: account
+                .receipts
+                .into_iter()
+                .map(|(_, receipt)| receipt)
+                .collect(),
+            partition: Some(listing.partition(at, key.clone())),
+            key,
+        });
+    }
+    for (key, account) in accounts {
+        if !selection.excludes(&key) {
+            holdings.push(Holding {
+                // Receipts of no rows have no files.
+                intact: account.files.is_empty(),
+                receipts: account
+                    .receipts
+                    .into_iter()
+                    .map(|(_, receipt)| receipt)
+                    .collect(),
+                partition: None,
+                key,
+            });
+        }
+    }
+    holdings.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(holdings)
+}
+
+/// Whether the files are there with the sizes that the log names: somebody may have removed or cut one without telling the log.
+fn are_whole(directory: &Path, files: &[DataFile]) -> Result<bool> {
+    for file in files {
+        match std::fs::metadata(directory.join(&file.path)) {
+            Ok(found) if found.len() == file.size => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error).or_error(Kind::Unavailable, &file.path),
+        }
+    }
+    Ok(true)
 }
 
 fn check_claim(ledger: &Ledger, claim: &Claim) -> Result<()> {

@@ -1,7 +1,8 @@
 //! The half that receives: one process on a store, its attachments and its writers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -10,16 +11,18 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use strait_common::engine::{
-    Attachment, Begun, Claim, Disposition, Finished, Mark, Outcome, Partition, PartitionWriter,
-    Position, PositionState, Prepared, Publish, Receipt, Sink, SinkLimits, Stream, Table, Version,
+    Attachment, Begun, Claim, Confirmed, Disposition, Finished, Holding, Mark, Outcome, Partition,
+    PartitionWriter, Position, PositionState, Prepared, Publish, Receipt, Sink, SinkLimits, Stream,
+    Table, Version,
 };
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
+use strait_common::selection::Selection;
 use strait_common::{Error, Result};
 
 use crate::steps::Steps;
 use crate::store::{
-    Chunk, Entry, MemoryStore, Staged, State, TableState, fit, in_effect, staged_at,
+    Act, Chunk, Entry, MemoryStore, Staged, State, TableState, fit, in_effect, staged_at,
 };
 
 /// A rule of exactly once, broken by [`MemorySink::breaking`] to prove that a test notices.
@@ -181,7 +184,12 @@ impl Sink for MemorySink {
         let prepared = self.process.act("prepare the table", |state| {
             if let Some(held) = state.tables.get(table) {
                 fits(&held.table, wanted)?;
-                return Ok(Prepared::default());
+                let fields = held.table.schema.fields().iter();
+                let lacking = fields.filter(|field| wanted.schema.index_of(field.name()).is_err());
+                return Ok(Prepared {
+                    lacking: lacking.map(|field| field.name().clone()).collect(),
+                    ..Prepared::default()
+                });
             }
             let mut created = Vec::new();
             let database = table.database();
@@ -196,7 +204,7 @@ impl Sink for MemorySink {
             }
             Ok(Prepared {
                 created,
-                notes: Vec::new(),
+                ..Prepared::default()
             })
         })?;
         self.process.steps.take("return from prepare")?;
@@ -244,6 +252,31 @@ impl Sink for MemorySink {
                 .collect::<Vec<_>>())
         })?;
         Ok(stream::iter(receipts).boxed())
+    }
+
+    async fn holdings(&self, table: &TableName, selection: &Selection) -> Result<Stream<Holding>> {
+        let holdings = self.process.act("read what is there", |state| {
+            let Some(table) = state.tables.get(table) else {
+                return Ok(Vec::new());
+            };
+            let keys: BTreeSet<_> = table.partitions.keys().chain(table.ledger.keys()).collect();
+            let selected = keys.into_iter().filter(|key| !selection.excludes(key));
+            Ok(selected.map(|key| Ok(holding(table, key))).collect())
+        })?;
+        Ok(stream::iter(holdings).boxed())
+    }
+}
+
+fn holding(table: &TableState, key: &PartitionKey) -> Holding {
+    let entries = table
+        .ledger
+        .get(key)
+        .map_or(&[][..], |entries| in_effect(entries));
+    Holding {
+        key: key.clone(),
+        partition: table.partition(key),
+        receipts: entries.iter().map(|entry| entry.receipt.clone()).collect(),
+        intact: !entries.is_empty() && table.is_intact(key),
     }
 }
 
@@ -423,11 +456,34 @@ impl Attachment for MemoryAttachment {
     async fn drop_partition(&self, key: &PartitionKey) -> Result<()> {
         self.act("drop the partition", |state| {
             state.publish(&self.table, key, true, Vec::new())?;
+            let table = state.table_mut(&self.table)?;
             // Its receipts go in the same act: they say that rows are here, and a later run would believe them.
-            state.table_mut(&self.table)?.ledger.remove(key);
+            table.ledger.remove(key);
+            table.dropped.insert((self.run, key.clone()));
             Ok(())
         })?;
         self.process.steps.take("return from drop_partition")
+    }
+
+    async fn confirm(&self, confirmed: &[Confirmed]) -> Result<()> {
+        self.act("write what was found equal", |state| {
+            let table = state.table_mut(&self.table)?;
+            for confirmed in confirmed {
+                let key = &confirmed.receipt.key;
+                let version = table.version(key);
+                if version.as_ref() == Some(&confirmed.version) {
+                    table.ledger.entry(key.clone()).or_default().push(Entry {
+                        run: self.run,
+                        receipt: confirmed.receipt.clone(),
+                        act: Act::Confirmed,
+                        version,
+                        whole: true,
+                    });
+                }
+            }
+            Ok(())
+        })?;
+        self.process.steps.take("return from confirm")
     }
 
     async fn complete(&self, _outcome: Outcome) -> Result<()> {
@@ -553,6 +609,7 @@ impl PartitionWriter for MemoryWriter {
             before = self.staged(state.table_mut(name)?)?.batches();
             before.extend(rows.iter().cloned());
         }
+        let whole = AtomicBool::new(true);
         let publish = |state: &mut State| {
             let table = state.table_mut(name)?;
             if let Some(held) = table.receipt(attachment.run, &self.key) {
@@ -569,6 +626,7 @@ impl PartitionWriter for MemoryWriter {
                     )))
                 };
             }
+            whole.store(replace || table.is_intact(&self.key), Ordering::Relaxed);
             let mut batches = self.staged(table)?.batches();
             batches.extend(rows);
             state.publish(name, &self.key, replace, batches)?;
@@ -576,16 +634,18 @@ impl PartitionWriter for MemoryWriter {
         };
         let record = |state: &mut State| {
             let table = state.table_mut(name)?;
-            table.staged.remove(&(attachment.run, self.key.clone()));
-            table
-                .ledger
-                .entry(self.key.clone())
-                .or_default()
-                .push(Entry {
-                    run: attachment.run,
-                    receipt: receipt.clone(),
-                    disposition: self.disposition,
-                });
+            let owner = (attachment.run, self.key.clone());
+            table.staged.remove(&owner);
+            table.dropped.remove(&owner);
+            let entry = Entry {
+                run: attachment.run,
+                receipt: receipt.clone(),
+                act: Act::Published(self.disposition),
+                version: table.version(&self.key),
+                whole: whole.load(Ordering::Relaxed),
+            };
+            let entries = table.ledger.entry(self.key.clone()).or_default();
+            entries.push(entry);
             Ok(Finished::Now)
         };
         let finished = if attachment.process.breaks(Rule::LedgerApartFromRows) {
@@ -611,6 +671,10 @@ impl PartitionWriter for MemoryWriter {
             match held {
                 Some(held) => Finished::Already(held),
                 None => attachment.process.act("publish the partition", |state| {
+                    whole.store(
+                        replace || state.table(name)?.is_intact(&self.key),
+                        Ordering::Relaxed,
+                    );
                     state.publish(name, &self.key, replace, before)?;
                     record(state)
                 })?,

@@ -45,19 +45,10 @@ impl Source for MemorySource {
         selection: &Selection,
     ) -> Result<Stream<Partition>> {
         let state = self.store.lock();
-        let partitions = state.table(table)?.partitions.iter();
-        let partitions: Vec<Result<Partition>> = partitions
-            .filter(|(key, _)| !selection.excludes(key))
-            .map(|(key, visible)| {
-                let bytes = visible.batches.iter().map(slice_bytes).sum::<usize>();
-                Ok(Partition {
-                    key: key.clone(),
-                    rows: Some(visible.rows() as u64),
-                    bytes: Some(bytes as u64),
-                    version: visible.version(),
-                    pin: String::new(),
-                })
-            })
+        let table = state.table(table)?;
+        let partitions: Vec<Result<Partition>> = (table.partitions.keys())
+            .filter(|key| !selection.excludes(key))
+            .filter_map(|key| table.partition(key).map(Ok))
             .collect();
         Ok(stream::iter(partitions).boxed())
     }
@@ -177,7 +168,7 @@ impl Read {
 }
 
 /// The bytes of these rows alone, not of the buffers that they are a part of.
-fn slice_bytes(rows: &RecordBatch) -> usize {
+pub(crate) fn slice_bytes(rows: &RecordBatch) -> usize {
     let columns = rows.columns().iter();
     // A type whose slices cannot be measured counts whole, which makes batches smaller than need be.
     columns

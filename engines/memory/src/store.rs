@@ -1,19 +1,21 @@
 //! What survives every crash, and how a test looks at it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::SchemaRef;
 use strait_common::engine::{
-    Claim, Disposition, Division, Mark, Position, PositionState, Receipt, Store, Table, Version,
+    Claim, Disposition, Division, Mark, Partition, Position, PositionState, Receipt, Store, Table,
+    Version,
 };
 use strait_common::ids::{RunId, TableName};
 use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, OrError, Result};
 
 use crate::rows::{Row, canonical_rows};
+use crate::source::slice_bytes;
 use crate::{MemorySink, MemorySource};
 
 /// A store in memory. Clones share it; [`snapshot`](MemoryStore::snapshot) copies it.
@@ -41,6 +43,8 @@ pub(crate) struct TableState {
     /// The last claim and whether it is open.
     pub(crate) claim: Option<(Claim, bool)>,
     pub(crate) staged: BTreeMap<(RunId, PartitionKey), Staged>,
+    /// The partitions that a run has removed and not written since.
+    pub(crate) dropped: BTreeSet<(RunId, PartitionKey)>,
 }
 
 /// The rows of a partition that readers see.
@@ -55,13 +59,25 @@ pub(crate) struct Visible {
 pub(crate) struct Entry {
     pub(crate) run: RunId,
     pub(crate) receipt: Receipt,
-    pub(crate) disposition: Disposition,
+    pub(crate) act: Act,
+    /// The version that readers see since.
+    pub(crate) version: Option<Version>,
+    /// Whether all rows of that version are those of the entries in effect.
+    pub(crate) whole: bool,
 }
 
-/// Those of a partition's entries that tell what is there: since it was last replaced.
+/// How an entry came to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    Published(Disposition),
+    /// What was there was found equal.
+    Confirmed,
+}
+
+/// Those of a partition's entries that tell what is there: since it was last replaced or found equal.
 pub(crate) fn in_effect(entries: &[Entry]) -> &[Entry] {
-    let replaced = |entry: &Entry| entry.disposition == Disposition::Replace;
-    &entries[entries.iter().rposition(replaced).unwrap_or(0)..]
+    let anew = |entry: &Entry| entry.act != Act::Published(Disposition::Append);
+    &entries[entries.iter().rposition(anew).unwrap_or(0)..]
 }
 
 /// A partition that is begun and not published.
@@ -169,6 +185,35 @@ impl TableState {
             epoch: 0,
             claim: None,
             staged: BTreeMap::new(),
+            dropped: BTreeSet::new(),
+        }
+    }
+
+    /// The version of a partition that readers see.
+    pub(crate) fn version(&self, key: &PartitionKey) -> Option<Version> {
+        self.partitions.get(key).map(Visible::version)
+    }
+
+    /// A partition as readers see it.
+    pub(crate) fn partition(&self, key: &PartitionKey) -> Option<Partition> {
+        let visible = self.partitions.get(key)?;
+        let bytes = visible.batches.iter().map(slice_bytes).sum::<usize>();
+        Some(Partition {
+            key: key.clone(),
+            rows: Some(visible.rows() as u64),
+            bytes: Some(bytes as u64),
+            version: visible.version(),
+            pin: String::new(),
+        })
+    }
+
+    /// Whether the rows of a partition are those of its entries in effect and no others.
+    pub(crate) fn is_intact(&self, key: &PartitionKey) -> bool {
+        let entries = self.ledger.get(key).map_or(&[][..], Vec::as_slice);
+        let version = self.version(key);
+        match in_effect(entries).last() {
+            Some(last) => last.whole && last.version == version,
+            None => version.is_none(),
         }
     }
 
@@ -178,7 +223,7 @@ impl TableState {
         entries
             .iter()
             .rev()
-            .find(|entry| entry.run == run)
+            .find(|entry| entry.run == run && entry.act != Act::Confirmed)
             .map(|entry| &entry.receipt)
     }
 
@@ -187,10 +232,19 @@ impl TableState {
     pub(crate) fn positions(&self, run: RunId) -> Vec<Position> {
         let mut positions: BTreeMap<PartitionKey, Vec<Position>> = BTreeMap::new();
         for (key, entries) in &self.ledger {
-            let own = entries.iter().rev().find(|entry| entry.run == run);
-            let told = own.map_or(in_effect(entries), std::slice::from_ref);
             let positions = positions.entry(key.clone()).or_default();
-            positions.extend(told.iter().map(committed));
+            match self.receipt(run, key) {
+                Some(own) => positions.push(Position::committed(run, own)),
+                None => {
+                    let others = in_effect(entries).iter().filter(|entry| entry.run != run);
+                    positions
+                        .extend(others.map(|entry| Position::committed(entry.run, &entry.receipt)));
+                }
+            }
+        }
+        for (_, key) in self.dropped.iter().filter(|(owner, _)| *owner == run) {
+            let positions = positions.entry(key.clone()).or_default();
+            positions.push(Position::dropped(run, key.clone()));
         }
         for ((owner, key), staged) in &self.staged {
             if *owner == run
@@ -202,20 +256,6 @@ impl TableState {
             }
         }
         positions.into_values().flatten().collect()
-    }
-}
-
-fn committed(entry: &Entry) -> Position {
-    let receipt = &entry.receipt;
-    Position {
-        run: entry.run,
-        key: receipt.key.clone(),
-        version: receipt.version.clone(),
-        sequence: 0,
-        cursor: Default::default(),
-        rows: receipt.rows,
-        digest: receipt.digest,
-        state: PositionState::Committed(receipt.clone()),
     }
 }
 
@@ -384,6 +424,15 @@ impl MemoryStore {
     pub fn version(&self, name: &TableName, key: &PartitionKey) -> Option<Version> {
         let state = self.lock();
         Some(state.tables.get(name)?.partitions.get(key)?.version())
+    }
+
+    /// The run whose replacement is all that this partition holds, with its receipt.
+    pub fn replaced_by(&self, name: &TableName, key: &PartitionKey) -> Option<(RunId, Receipt)> {
+        let state = self.lock();
+        let entries = state.tables.get(name)?.ledger.get(key)?;
+        let newest = entries.last()?;
+        (newest.act == Act::Published(Disposition::Replace))
+            .then(|| (newest.run, newest.receipt.clone()))
     }
 
     /// How many rows are durable and not visible, over all runs.

@@ -258,6 +258,7 @@ impl Transfer for Service {
     type AttachStream = ReceiverStream<Result<v1::AttachReply, Status>>;
     type CopyStream = ReceiverStream<Result<v1::CopyReply, Status>>;
     type DigestStream = ReceiverStream<Result<v1::DigestReply, Status>>;
+    type HoldingsStream = ReceiverStream<Result<v1::HoldingsReply, Status>>;
 
     async fn prepare(
         &self,
@@ -355,6 +356,24 @@ impl Transfer for Service {
             Ok(())
         });
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn holdings(
+        &self,
+        _: Request<v1::HoldingsRequest>,
+    ) -> Result<Response<Self::HoldingsStream>, Status> {
+        Err(Status::unimplemented("there is no engine"))
+    }
+
+    async fn confirm(
+        &self,
+        _: Request<v1::ConfirmRequest>,
+    ) -> Result<Response<v1::ConfirmReply>, Status> {
+        Err(Status::unimplemented("there is no engine"))
+    }
+
+    async fn drop(&self, _: Request<v1::DropRequest>) -> Result<Response<v1::DropReply>, Status> {
+        Err(Status::unimplemented("there is no engine"))
     }
 
     async fn get_claim(

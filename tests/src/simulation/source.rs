@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use agent_source::job::{Job, Spec};
+use agent_source::job::{Job, Mode, Spec};
 use agent_source::overlap::Overlaps;
 use agent_source::run::{Next, Run, Verdict, status_after};
 use agent_source::runs::{PartitionRow, PartitionState, RunRow, RunStore, Status};
@@ -158,11 +158,11 @@ pub fn spec(bounded: bool) -> Result<Spec> {
     })
 }
 
-/// The job of a run planned now.
+/// The job of a run planned now, in this mode.
 ///
 /// # Errors
 /// None that can happen.
-pub fn job(bounded: bool, now: i64) -> Result<Job> {
+pub fn job(bounded: bool, mode: Mode, now: i64) -> Result<Job> {
     let spec = spec(bounded)?;
     let schema = cluster::schema();
     Ok(Job {
@@ -170,7 +170,7 @@ pub fn job(bounded: bool, now: i64) -> Result<Job> {
         spec,
         now,
         digest_id: DigestId::of(&schema)?.0,
-        again: false,
+        mode,
     })
 }
 
@@ -336,7 +336,12 @@ impl SourceAgent {
             return Err(Error::internal("no run waits"));
         };
         let selection = selection_of(&row.job, now.unwrap_or(row.job.now))?;
-        run.attach(Overlaps::new(selection.clone(), cluster::table()?.schema))?;
+        let digest_id = DigestId(row.job.digest_id.clone());
+        run.attach(Overlaps::new(
+            selection.clone(),
+            cluster::table()?.schema,
+            digest_id,
+        ))?;
         let claim = Claim {
             run: row.id,
             table: cluster::table()?.name,

@@ -8,7 +8,8 @@ use agent_source::session::{Event, Want};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use strait_common::engine::Outcome;
-use strait_common::ids::TableName;
+use strait_common::ids::{RunId, TableName};
+use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, Result};
 use strait_memory::{MemoryStore, Rule};
 
@@ -299,7 +300,8 @@ impl World {
                 .selected(key, &receipt.version, bound)
                 .unwrap_or_default();
             let seen = cluster::seen(&self.b, &self.table, key)?;
-            if wanted != seen || receipt.rows != wanted.len() as u64 {
+            let right = receipt.rows == wanted.len() as u64;
+            if !right || (wanted != seen && !self.is_replaced(row.id, key, &seen)?) {
                 return Err(Fault(format!(
                     "run {} reports partition {} at {} as copied with {} rows; selected are {wanted:?}, B has {seen:?}",
                     row.id.short(),
@@ -310,6 +312,15 @@ impl World {
             }
         }
         Ok(copied)
+    }
+
+    /// Whether another run has put these rows in the place of what was there before, by its receipt.
+    fn is_replaced(&self, by_other_than: RunId, key: &PartitionKey, seen: &[i64]) -> Lived<bool> {
+        let replaced = self.b.replaced_by(&self.table, key);
+        Ok(replaced.is_some_and(|(run, receipt)| {
+            let wanted = self.a.selected(key, &receipt.version, None);
+            run != by_other_than && wanted.unwrap_or_default() == seen
+        }))
     }
 
     // ---- what happens when nothing goes wrong ------------------------------------------------------------------------

@@ -333,6 +333,7 @@ fn positioned(
             selection: job["resolved"].as_str().expect("a selection").to_owned(),
         };
         let mut position = v1::Position {
+            dropped: false,
             run: request.run.clone(),
             key,
             version,

@@ -428,6 +428,7 @@ fn begin_from(part: &Part, from: &Part) -> Request {
     let checkpoint = part.checkpoint();
     change_begin(part, |begin| {
         begin.from = Some(v1::Position {
+            dropped: false,
             run: RunId::from_u128(1).to_string(),
             key: lakes::key(from.day).to_string(),
             version: VERSION.to_owned(),

@@ -459,10 +459,14 @@ pub async fn a_dropped_partition_is_gone_with_its_receipt(harness: &dyn Harness)
     let attachment = world.attach(2).await?;
     let held = position(attachment.as_ref(), &part).await?;
     ensure!(
-        held.is_none(),
-        "a dropped partition has a position: {held:?}"
+        held == Some(Position::dropped(data::claim(2)?.run, part.key.clone())),
+        "the position of a dropped partition is {held:?}"
     );
     copy(attachment.as_ref(), &part, Disposition::Append).await?;
+    world.restart().await?;
+    let attachment = world.attach(2).await?;
+    let held = position(attachment.as_ref(), &part).await?;
+    ensure_committed(held.as_ref(), &part, 2)?;
     world
         .ensure_visible(&[part, other], "after copying it again")
         .await

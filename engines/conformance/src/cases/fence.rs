@@ -1,7 +1,7 @@
 //! Who may write: epochs and claims.
 
 use strait_common::Kind;
-use strait_common::engine::{Disposition, Outcome, PositionState};
+use strait_common::engine::{Confirmed, Disposition, Outcome, PositionState};
 
 use super::{
     World, append, append_durably, attach, begin_append, copy, ensure_committed, position,
@@ -78,6 +78,12 @@ async fn fenced(world: &World, second: &Process) -> Check {
     ensure_kind(begun, Kind::Fenced, "begin of an older attempt")?;
     let dropped = older.drop_partition(&old_part.key).await;
     ensure_kind(dropped, Kind::Fenced, "drop_partition of an older attempt")?;
+    let confirmed = Confirmed {
+        receipt: old_part.receipt()?,
+        version: world.listed().await?[0].version.clone(),
+    };
+    let confirmed = older.confirm(&[confirmed]).await;
+    ensure_kind(confirmed, Kind::Fenced, "confirm of an older attempt")?;
     let completed = older.complete(Outcome::Abandoned).await;
     ensure_kind(completed, Kind::Fenced, "complete of an older attempt")?;
 

@@ -14,7 +14,7 @@ use crate::{At, Check, Durable, Failure, Fault, Harness, ensure};
 /// A life of fewer steps than this was not numbered: attach, begin, checkpoint, finish and complete have one each at least.
 const STEPS_MIN: u64 = 5;
 /// A life of more steps than this never ends.
-const STEPS_MAX: u64 = 10_000;
+pub(crate) const STEPS_MAX: u64 = 10_000;
 
 /// Partition after partition.
 pub async fn killed_between_every_two_calls(harness: &dyn Harness) -> Check {

@@ -8,12 +8,14 @@ use strait_common::engine::{
     PositionState, Receipt,
 };
 use strait_common::ids::TableName;
+use strait_common::selection::Selection;
 
 use crate::data::{self, Part};
 use crate::{At, Check, Durable, Failure, Harness, Process, ensure};
 
 pub mod acts;
 pub mod fence;
+pub mod holdings;
 pub mod killer;
 pub mod shapes;
 pub mod source;
@@ -71,6 +73,15 @@ impl World {
     pub(crate) async fn receipts(&self) -> Check<Vec<Receipt>> {
         let receipts = self.process.store.sink.receipts(&self.table).await;
         receipts.at("receipts")?.try_collect().await.at("receipts")
+    }
+
+    /// The partitions there are, as the store's other half lists them.
+    pub(crate) async fn listed(&self) -> Check<Vec<Partition>> {
+        let everything = Selection::everything(&data::schema());
+        let source = &self.process.store.source;
+        let partitions = source.partitions(&self.table, &everything).await;
+        let partitions = partitions.at("partitions")?;
+        partitions.try_collect().await.at("partitions")
     }
 
     /// Run number `run` copies these partitions and completes.
@@ -315,6 +326,12 @@ cases! {
         many_batches_arrive_in_full
         odd_keys_are_held_exactly_or_refused_by_name
         wide_values_come_back_as_they_were
+    }
+    holdings {
+        holdings_are_what_is_there_with_its_receipts_in_effect
+        holdings_are_those_of_the_selection
+        a_confirmed_receipt_takes_the_place_of_those_before_it
+        killed_while_confirming_receipts_are_old_or_new
     }
     source {
         the_table_is_described_as_it_was_prepared

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use futures::TryStreamExt;
 use futures::future::join_all;
 use strait_common::Kind;
 use strait_common::engine::{Begun, Disposition, Finished};
+use strait_common::selection::Selection;
 
 use super::{
     World, append, append_durably, begin, begin_append, copy, ensure_committed, finish, position,
@@ -249,6 +251,21 @@ pub async fn odd_keys_are_held_exactly_or_refused_by_name(harness: &dyn Harness)
     drop(attachment);
     world.restart().await?;
     world.ensure_visible(&held, "after all keys").await?;
+    let everything = Selection::everything(&data::schema());
+    let holdings = world.process.store.sink.holdings(&world.table, &everything);
+    let holdings: Vec<_> = holdings
+        .await
+        .at("holdings")?
+        .try_collect()
+        .await
+        .at("holdings")?;
+    for holding in holdings {
+        ensure!(
+            holding.intact,
+            "{} is not told to be intact",
+            holding.key.label()
+        );
+    }
     // Each under its own key, not only somewhere in the table.
     let mut listed = Vec::new();
     for (partition, batches) in crate::read_all(&world.process.store, &world.table).await? {

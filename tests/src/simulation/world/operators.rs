@@ -1,6 +1,6 @@
 //! What operators do: what the handbook says, and sometimes not.
 
-use agent_source::job::Job;
+use agent_source::job::{Job, Mode};
 use agent_source::runs::Status;
 use futures::FutureExt;
 use rand::Rng;
@@ -86,7 +86,12 @@ impl World {
 
     pub(super) fn begin(&mut self, agent: usize) -> Lived {
         let id = self.run_id(agent);
-        let job = source::job(self.bounded, self.now_ns())?;
+        // Whole partitions alone can take the place of others.
+        let mode = match !self.bounded && self.rng.random_bool(0.5) {
+            true => Mode::Replace,
+            false => Mode::Append { again: false },
+        };
+        let job = source::job(self.bounded, mode, self.now_ns())?;
         note!(self, "operator: agent {agent} begins run {}", id.short());
         self.bounds.push(source::bound(&job));
         let known = self.agents[agent]

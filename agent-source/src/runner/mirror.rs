@@ -1,0 +1,137 @@
+//! The waiting of a mirror: asks B what it has, reads digests where that does not tell, and has dropped what may go.
+
+use std::sync::Arc;
+
+use strait_common::engine::Confirmed;
+use strait_common::ids::{Epoch, RunId};
+use strait_common::{Error, Kind, Result};
+
+use super::Live;
+use crate::agent::Agent;
+use crate::compare::Sides;
+use crate::run::{Run, Unread};
+use crate::stream::Attempt;
+
+/// Partitions of which digests are asked for at a time.
+const PAGE: usize = 256;
+
+/// Settles every partition of the plan that B has already, and finds those that only B has.
+///
+/// # Errors
+/// What either side says; what ends an attempt ends it.
+pub(super) async fn compare(
+    agent: &Arc<Agent>,
+    live: &Arc<Live>,
+    sides: &Sides<'_>,
+    id: RunId,
+    epoch: Epoch,
+) -> Result<()> {
+    let mut holdings = sides.holdings().await?;
+    let mut unread = Vec::new();
+    while let Some(page) = holdings.next().await? {
+        let look = move |run: &mut Run| {
+            let looked = page.iter().map(|held| run.held(held));
+            looked.collect::<Result<Vec<_>>>()
+        };
+        let looked = live.decide(&agent.cpu, look).await?;
+        unread.extend(looked.into_iter().flatten());
+        while unread.len() >= PAGE {
+            let later = unread.split_off(PAGE);
+            read(agent, live, sides, id, epoch, unread).await?;
+            unread = later;
+        }
+    }
+    read(agent, live, sides, id, epoch, unread).await?;
+    live.decide(&agent.cpu, Run::all_compared).await
+}
+
+/// Reads what must be read of some partitions, both sides at the same time.
+async fn read(
+    agent: &Arc<Agent>,
+    live: &Arc<Live>,
+    sides: &Sides<'_>,
+    id: RunId,
+    epoch: Epoch,
+    unread: Vec<Unread>,
+) -> Result<()> {
+    let key = |unread: &Unread| unread.row.partition.key.to_string();
+    let asked = unread.iter().filter(|unread| unread.known.theirs.is_none());
+    let theirs = sides.theirs(asked.map(key).collect());
+    let ours = async {
+        let mut ours = Vec::with_capacity(unread.len());
+        for unread in &unread {
+            let known = unread.known.ours;
+            ours.push(match known {
+                Some(_) => known,
+                None => match sides.ours(agent, &unread.row.partition).await {
+                    Ok(ours) => Some(ours),
+                    // The copy meets it again, and plans the partition anew.
+                    Err(error) if error.kind() == Kind::Moved => None,
+                    Err(error) => return Err(error),
+                },
+            });
+        }
+        Ok(ours)
+    };
+    let (mut theirs, ours) = tokio::try_join!(theirs, ours)?;
+    let mut compared = Vec::with_capacity(unread.len());
+    for (unread, ours) in unread.into_iter().zip(ours) {
+        let (fingerprint, version) = match unread.known.theirs {
+            Some(known) => (Some(known), unread.version.clone()),
+            None => {
+                let label = unread.row.partition.key.label();
+                let stored = theirs.remove(&key(&unread)).ok_or_else(|| {
+                    Error::corrupt(format!(
+                        "partition {label}: the sink has not said what it holds"
+                    ))
+                })?;
+                if let Err(error) = &stored.rows {
+                    tracing::warn!(run = %id.short(), partition = %label, %error, "the sink cannot read what it holds; it is copied");
+                }
+                (stored.rows.ok(), stored.version)
+            }
+        };
+        if let Some(ours) = ours {
+            compared.push((unread, ours, fingerprint, version));
+        }
+    }
+    let settle = move |run: &mut Run| {
+        let mut confirmed = Vec::new();
+        for (unread, ours, theirs, version) in compared {
+            confirmed.extend(run.compared(&unread, ours, theirs, version)?);
+        }
+        Ok(confirmed)
+    };
+    let confirmed: Vec<Confirmed> = live.decide(&agent.cpu, settle).await?;
+    if confirmed.is_empty() {
+        return Ok(());
+    }
+    // So that the next run need not read them.
+    let to = &sides.job.spec.to;
+    sides.link.confirm(to, id, epoch, &confirmed).await
+}
+
+/// Drops what only B has, where that is allowed, when all else is committed.
+///
+/// # Errors
+/// What the sink says; `Unavailable` if the store cannot be written.
+pub(super) async fn drop_extras(
+    agent: &Arc<Agent>,
+    live: &Arc<Live>,
+    attempt: &Attempt,
+) -> Result<()> {
+    while let Some(row) = live.decide(&agent.cpu, Run::next_drop).await? {
+        live.set_phase("dropping", String::new());
+        let key = row.partition.key.clone();
+        let dropped = attempt
+            .link
+            .drop_partition(&attempt.to, attempt.run, attempt.epoch, &key)
+            .await;
+        live.decide(&agent.cpu, move |run| run.dropped(&row, dropped))
+            .await?;
+        if attempt.shutdown.is_draining() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

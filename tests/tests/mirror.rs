@@ -1,0 +1,346 @@
+//! Mirror: B becomes equal to A, what is equal is not read, what differs alone is sent, and nothing goes that was not allowed to.
+
+use std::path::Path;
+
+use strait_proto::v1;
+use strait_tests::agents::{Operator, SinkAgent, SourceAgent, selectors};
+use strait_tests::held::Hand;
+use strait_tests::lakes::{self, Lakes, label};
+
+const DAYS: u32 = 8;
+const ROWS: u64 = 400;
+
+fn mirror(check: v1::Check, allow_drop: u64) -> v1::Mode {
+    v1::Mode {
+        kind: v1::mode::Kind::Mirror.into(),
+        check: check.into(),
+        allow_drop,
+        again: false,
+    }
+}
+
+/// Both agents over filled lakes, with a hand on each engine.
+struct Pair {
+    lakes: Lakes,
+    operator: Operator,
+    hands: [Hand; 2],
+    _agents: (SinkAgent, SourceAgent),
+}
+
+/// What a night did: how it ended, what was copied and dropped, and what was read at either side to compare.
+#[derive(Debug, PartialEq, Eq)]
+struct Night {
+    status: String,
+    copied: Vec<String>,
+    dropped: Vec<String>,
+    failed: Vec<String>,
+    compared: [Vec<String>; 2],
+}
+
+impl Pair {
+    async fn start() -> Pair {
+        let lakes = Lakes::filled(DAYS, ROWS).await;
+        let hands = [Hand::default(), Hand::default()];
+        let sink = SinkAgent::start_with(&lakes, None, &hands[1], |_| {}).await;
+        let source = SourceAgent::start_held(&lakes, &sink.url(), &hands[0], |_| {}).await;
+        Pair {
+            lakes,
+            operator: source.operator(),
+            hands,
+            _agents: (sink, source),
+        }
+    }
+
+    async fn night(&self, mode: v1::Mode) -> (Night, v1::Run) {
+        self.night_of(selectors(), mode).await
+    }
+
+    async fn night_of(&self, selectors: v1::Selectors, mode: v1::Mode) -> (Night, v1::Run) {
+        self.hands.iter().for_each(|hand| drop(hand.take_reads()));
+        let run = self.operator.run_as(selectors, mode).await;
+        let partitions = self.operator.partitions(&run.id).await;
+        let of = |state: &str| {
+            let partitions = partitions
+                .iter()
+                .filter(|partition| partition.state == state);
+            let mut keys: Vec<_> = partitions.map(|partition| partition.key.clone()).collect();
+            keys.sort();
+            keys
+        };
+        let copied = of("done");
+        let mut compared = self.hands.each_ref().map(Hand::take_reads);
+        // A copy reads A too.
+        for label in &copied {
+            if let Some(at) = compared[0].iter().position(|read| read == label) {
+                compared[0].remove(at);
+            }
+        }
+        let night = Night {
+            status: run.status.clone(),
+            copied,
+            dropped: of("dropped"),
+            failed: of("failed"),
+            compared,
+        };
+        (night, run)
+    }
+
+    fn b(&self) -> std::path::PathBuf {
+        self.lakes.b()
+    }
+}
+
+fn labels(days: impl IntoIterator<Item = u32>) -> Vec<String> {
+    days.into_iter().map(label).collect()
+}
+
+fn quiet() -> Night {
+    Night {
+        status: "done".to_owned(),
+        copied: Vec::new(),
+        dropped: Vec::new(),
+        failed: Vec::new(),
+        compared: [Vec::new(), Vec::new()],
+    }
+}
+
+fn remove_files(lakes: &Lakes, lake: &Path, day: u32) {
+    for file in lakes.files(lake, day) {
+        std::fs::remove_file(file).expect("a file");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_differs_alone_is_read_and_sent_and_the_next_night_reads_nothing() {
+    let pair = Pair::start().await;
+    let versions = || mirror(v1::Check::Versions, 0);
+    let (first, _) = pair.night(versions()).await;
+    assert_eq!(
+        first,
+        Night {
+            copied: labels(0..DAYS),
+            ..quiet()
+        }
+    );
+    pair.lakes.assert_equal().await;
+    let (nothing, run) = pair.night(versions()).await;
+    assert_eq!(nothing, quiet());
+    let progress = run.progress.expect("progress");
+    assert_eq!(
+        (progress.wire_bytes, progress.partitions_already),
+        (0, u64::from(DAYS))
+    );
+
+    // A row too many at B, as many rows but others, a day gone, a file gone, and a compaction.
+    let (lakes, a, b) = (&pair.lakes, pair.lakes.a(), pair.b());
+    lakes.write_as_a_stranger(&b, 0, 9_000..9_001).await;
+    lakes.remove_as_a_stranger(&b, 1);
+    lakes.write_as_a_stranger(&b, 1, 9_000..9_000 + ROWS).await;
+    lakes.remove_as_a_stranger(&b, 2);
+    remove_files(lakes, &b, 3);
+    lakes.compact_as_a_stranger(&b, 4);
+    // A day that goes on at A, one that is compacted there, and one that is new.
+    lakes.write(&a, 5, ROWS..ROWS + 10).await;
+    lakes.compact_as_a_stranger(&a, 6);
+    lakes.write(&a, DAYS, 0..ROWS).await;
+    let (healed, run) = pair.night(versions()).await;
+    let expected = Night {
+        copied: labels([0, 1, 2, 3, 5, DAYS]),
+        // Where row counts told nothing: B where it is not as its receipt left it, A where it is not as it was copied.
+        compared: [labels([6]), labels([1, 3, 4])],
+        ..quiet()
+    };
+    assert_eq!(healed.copied, expected.copied, "{run:?}");
+    assert_eq!(healed.compared[0], expected.compared[0], "{run:?}");
+    assert!(
+        healed.compared[1]
+            .iter()
+            .all(|label| labels([0, 1, 3, 4]).contains(label)),
+        "{healed:?}"
+    );
+    assert_eq!(healed.status, "done", "{run:?}");
+    pair.lakes.assert_equal().await;
+    // What was found equal is known now.
+    let (nothing, _) = pair.night(versions()).await;
+    assert_eq!(nothing, quiet());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn digests_find_what_no_version_tells() {
+    let pair = Pair::start().await;
+    let versions = || mirror(v1::Check::Versions, 0);
+    pair.night(versions()).await;
+    // A flipped byte in the middle of a file: name and size stay.
+    let file = pair.lakes.files(&pair.b(), 2).remove(0);
+    let mut bytes = std::fs::read(&file).expect("a file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&file, bytes).expect("a file");
+    let (unseen, _) = pair.night(versions()).await;
+    assert_eq!(unseen, quiet());
+    let (healed, run) = pair.night(mirror(v1::Check::Digests, 0)).await;
+    let expected = Night {
+        copied: labels([2]),
+        compared: [labels(0..DAYS), labels(0..DAYS)],
+        ..quiet()
+    };
+    assert_eq!(healed, expected, "{run:?}");
+    pair.lakes.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appended_windows_and_strange_rows_at_b_become_the_source_s() {
+    let pair = Pair::start().await;
+    // Two windows of every day by append, and a table that somebody else had filled before.
+    for condition in ["id < 100", "id >= 100 and id < 300"] {
+        let selectors = v1::Selectors {
+            r#where: Some(condition.to_owned()),
+            ..selectors()
+        };
+        let run = pair.operator.run_as(selectors, v1::Mode::default()).await;
+        assert_eq!(run.status, "done", "{run:?}");
+    }
+    let (healed, _) = pair.night(mirror(v1::Check::Versions, 0)).await;
+    assert_eq!(healed.copied, labels(0..DAYS));
+    pair.lakes.assert_equal().await;
+    let (nothing, _) = pair.night(mirror(v1::Check::Versions, 0)).await;
+    assert_eq!(nothing, quiet());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_goes_only_where_as_many_may_go_and_all_else_is_well() {
+    let pair = Pair::start().await;
+    let (lakes, a) = (&pair.lakes, pair.lakes.a());
+    pair.night(mirror(v1::Check::Versions, 0)).await;
+    lakes.remove_as_a_stranger(&a, 1);
+    lakes.remove_as_a_stranger(&a, 3);
+    lakes.write(&a, 5, ROWS..ROWS + 10).await;
+    // None may go, then fewer than would.
+    for (allowed, named) in [
+        (0, "--allow-drop 2"),
+        (1, "--allow-drop 1 allows fewer than the 2"),
+    ] {
+        let (kept, run) = pair.night(mirror(v1::Check::Versions, allowed)).await;
+        assert_eq!(
+            (kept.status.as_str(), &kept.failed),
+            ("partial", &labels([1, 3])),
+            "{run:?}"
+        );
+        for partition in pair.operator.partitions(&run.id).await {
+            if partition.state == "failed" {
+                assert!(partition.message.contains(named), "{partition:?}");
+            }
+        }
+        let held = lakes.contents(&pair.b()).await;
+        assert_eq!(held.len(), DAYS as usize, "nothing has gone");
+    }
+    // What is outside of the selection is neither compared nor dropped.
+    let some = v1::Selectors {
+        r#where: Some("day < date '2026-01-07'".to_owned()),
+        ..selectors()
+    };
+    let (part, _) = pair.night_of(some, mirror(v1::Check::Versions, 1)).await;
+    assert_eq!(part.dropped, labels([1]));
+    let (rest, _) = pair.night(mirror(v1::Check::Versions, 1)).await;
+    assert_eq!((rest.status.as_str(), rest.dropped), ("done", labels([3])));
+    lakes.assert_equal().await;
+    // A source that has nothing drops nothing, however much is allowed.
+    for day in (0..DAYS).filter(|day| ![1, 3].contains(day)) {
+        lakes.remove_as_a_stranger(&a, day);
+    }
+    let (kept, run) = pair.night(mirror(v1::Check::Versions, 1_000)).await;
+    assert_eq!(kept.status, "partial", "{run:?}");
+    assert_eq!(lakes.contents(&pair.b()).await.len(), DAYS as usize - 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_partition_counts_as_one_that_goes() {
+    let pair = Pair::start().await;
+    let (lakes, a) = (&pair.lakes, pair.lakes.a());
+    pair.night(mirror(v1::Check::Versions, 0)).await;
+    // A day that is there, without rows: its file has none.
+    lakes.remove_as_a_stranger(&a, 2);
+    let empty = lakes.path("empty.parquet");
+    let mut columns = arrow::datatypes::SchemaBuilder::from(&*lakes::schema());
+    columns.remove(0);
+    let file = std::fs::File::create(&empty).expect("a file");
+    let schema = std::sync::Arc::new(columns.finish());
+    let writer = parquet::arrow::ArrowWriter::try_new(file, schema, None);
+    writer.expect("a writer").close().expect("a footer");
+    lakes.add_as_a_stranger(&a, 2, &empty);
+    let (kept, run) = pair.night(mirror(v1::Check::Versions, 0)).await;
+    assert_eq!(
+        (kept.status.as_str(), &kept.failed),
+        ("partial", &labels([2])),
+        "{run:?}"
+    );
+    assert_eq!(lakes.contents(&pair.b()).await.len(), DAYS as usize);
+    let (gone, run) = pair.night(mirror(v1::Check::Versions, 1)).await;
+    assert_eq!(
+        (gone.status.as_str(), &gone.dropped),
+        ("done", &labels([2])),
+        "{run:?}"
+    );
+    assert_eq!(lakes.contents(&pair.b()).await.len(), DAYS as usize - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replace_takes_whole_partitions_and_nothing_else() {
+    let pair = Pair::start().await;
+    let lakes = &pair.lakes;
+    let replace = || v1::Mode {
+        kind: v1::mode::Kind::Replace.into(),
+        ..v1::Mode::default()
+    };
+    let start = async |condition: Option<&str>, columns: &[&str], mode: v1::Mode| {
+        let request = v1::StartRunRequest {
+            selectors: Some(v1::Selectors {
+                r#where: condition.map(str::to_owned),
+                columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+                ..selectors()
+            }),
+            mode: Some(mode),
+            ..v1::StartRunRequest::default()
+        };
+        let reply = pair.operator.control.clone().start_run(request).await;
+        reply.map(|reply| reply.into_inner().run.expect("a run").id)
+    };
+    for mode in [replace(), mirror(v1::Check::Versions, 0)] {
+        let refused = start(Some("id < 10"), &[], mode)
+            .await
+            .expect_err("refused");
+        assert!(
+            refused.message().contains("only a part of partition day="),
+            "{refused}"
+        );
+    }
+    assert!(
+        lakes.contents(&pair.b()).await.is_empty(),
+        "nothing was made"
+    );
+    // Twice the same: the rows are there once.
+    for _ in 0..2 {
+        let id = start(None, &[], replace()).await.expect("a run");
+        let run = pair.operator.ended(&id).await;
+        assert_eq!(run.status, "done", "{run:?}");
+        let progress = run.progress.expect("progress");
+        assert_eq!(progress.partitions_done, u64::from(DAYS));
+        lakes.assert_equal().await;
+    }
+    // Columns of B that are not sent would lose what they hold.
+    for mode in [replace(), mirror(v1::Check::Versions, 0)] {
+        let refused = start(None, &["day", "id", "value"], mode).await;
+        let refused = refused.expect_err("refused");
+        assert!(refused.message().contains("name"), "{refused}");
+    }
+    lakes.assert_equal().await;
+    // Only the days that are selected, whole.
+    lakes.write_as_a_stranger(&pair.b(), 0, 9_000..9_001).await;
+    lakes.write_as_a_stranger(&pair.b(), 1, 9_000..9_001).await;
+    let id = start(Some("day = date '2026-01-05'"), &[], replace()).await;
+    let run = pair.operator.ended(&id.expect("a run")).await;
+    assert_eq!(run.progress.expect("progress").partitions_done, 1);
+    let held = lakes.contents(&pair.b()).await;
+    assert_eq!(held[&label(0)].0, ROWS);
+    assert_eq!(held[&label(1)].0, ROWS + 1);
+}
