@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use strait_common::budget::{Budget, Lease};
+use strait_common::config::Percent;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId, digest};
-use strait_common::engine::{Begun, PartitionWriter};
+use strait_common::engine::{Begun, PartitionWriter, Sink};
 use strait_common::frame::{Decoder, Frame};
 use strait_common::patience::within;
 use strait_common::{Error, Result};
@@ -68,6 +69,36 @@ pub struct Stream {
     pub cpu: CpuPool,
     /// The longest that one call of the engine may take.
     pub engine_timeout: Duration,
+    /// Whether another partition may begin.
+    pub room: Room,
+}
+
+/// How full B's disk may be.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// The half of the store that knows.
+    pub sink: Arc<dyn Sink>,
+    /// The share above which no partition begins.
+    pub used_max: Percent,
+}
+
+impl Room {
+    /// Whether a partition may begin.
+    ///
+    /// # Errors
+    /// `Full`, naming the share and the setting, if it may not; what the engine says.
+    async fn check(&self) -> Result<()> {
+        match self.sink.space().await? {
+            Some(space) if space.used_percent() > u64::from(self.used_max.0) => {
+                Err(Error::full(format!(
+                    "the sink's disk is {} % full, and no partition begins above {} (disk_used_max); make room or raise it",
+                    space.used_percent(),
+                    self.used_max
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A message as the appending task gets it: a frame comes whole, with the lease that pays for it if it is oversized.
@@ -379,7 +410,11 @@ impl Appender {
                 } => {
                     self.phase.set(Phase::Begin);
                     let attachment = Arc::clone(&self.stream.attached.attachment);
-                    let begin = attachment.begin(&partition, disposition, from.as_deref());
+                    let begin = async {
+                        self.stream.room.check().await?;
+                        let begin = attachment.begin(&partition, disposition, from.as_deref());
+                        begin.await
+                    };
                     let begun = within(self.stream.engine_timeout, "begin", begin).await;
                     match begun {
                         Ok(Begun::Writer(writer)) => {

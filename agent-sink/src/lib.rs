@@ -136,7 +136,14 @@ pub async fn run(
 ) -> Result<()> {
     let budget = Budget::new(config.memory_bytes)?;
     let address = listener.local_addr().or_error(Kind::Internal, "listener")?;
-    let service = Service::new(stores, budget, cpu, config.engine_timeout, shutdown.clone());
+    let service = Service::new(
+        stores,
+        budget,
+        cpu,
+        config.engine_timeout,
+        config.disk_used_max,
+        shutdown.clone(),
+    );
     let (streams, tables) = service.ending();
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter

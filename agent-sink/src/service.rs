@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use prost::Message;
 use strait_common::budget::Budget;
+use strait_common::config::Percent;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{self, DigestId};
 use strait_common::engine::{Claim, Position, Publish, Store};
@@ -24,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Response, Status, Streaming};
 
-use crate::copy::{self, PhaseCell, Stream};
+use crate::copy::{self, PhaseCell, Room, Stream};
 use crate::readback::{self, Readback};
 use crate::tables::{Attached, TableId, Tables};
 
@@ -50,6 +51,7 @@ struct Shared {
     budget: Budget,
     cpu: CpuPool,
     engine_timeout: Duration,
+    disk_used_max: Percent,
     shutdown: Shutdown,
     streams: TaskTracker,
 }
@@ -67,6 +69,7 @@ impl Service {
         budget: Budget,
         cpu: CpuPool,
         engine_timeout: Duration,
+        disk_used_max: Percent,
         shutdown: Shutdown,
     ) -> Service {
         let stores = stores
@@ -79,6 +82,7 @@ impl Service {
             budget,
             cpu,
             engine_timeout,
+            disk_used_max,
             shutdown,
             streams: TaskTracker::new(),
         }))
@@ -152,9 +156,10 @@ impl Shared {
             created: prepared.created,
             notes: prepared.notes,
             lacking: prepared.lacking,
+            foreign: prepared.foreign,
             value_rules: limits.value_rules,
             atomic: limits.publish == Publish::Atomic,
-            free_bytes: store.sink.space().await?,
+            free_bytes: store.sink.space().await?.map(|space| space.free),
             stream_bytes,
             streams_admitted: u32::try_from(streams_admitted).unwrap_or(u32::MAX),
             memory_bytes,
@@ -232,6 +237,10 @@ impl Shared {
             self.cpu.clone(),
             self.engine_timeout,
         );
+        let room = Room {
+            sink: Arc::clone(&store.sink),
+            used_max: self.disk_used_max,
+        };
         let shutdown = self.shutdown.clone();
         let alive_interval = copy::alive_interval(open.peer_timeout_ms);
         let span = tracing::info_span!("copy", run = %run.short(), table = %id.table, %epoch);
@@ -263,6 +272,7 @@ impl Shared {
                     budget,
                     cpu,
                     engine_timeout,
+                    room,
                 };
                 copy::serve(stream, messages, &replies, phase.clone()).await
             };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use strait_common::config::{self, ByteSize, NamedUrl, Span};
+use strait_common::config::{self, ByteSize, NamedUrl, Percent, Span};
 use strait_common::telemetry::{self, LogFormat};
 use strait_common::tls::{IdentityFiles, Listening};
 use strait_common::{Kind, OrError, Result};
@@ -34,6 +34,9 @@ pub struct Settings {
     /// Silence after which a source agent counts as gone [default: 20s]
     #[arg(long, env = "STRAIT_SINK_PEER_TIMEOUT", value_name = "TIME")]
     pub peer_timeout: Option<Span>,
+    /// How full a store's disk may be for a partition to begin; above, runs wait for room [default: 95%]
+    #[arg(long, env = "STRAIT_SINK_DISK_USED_MAX", value_name = "PERCENT")]
+    pub disk_used_max: Option<Percent>,
     /// How long a soft stop may take [default: 60s]
     #[arg(long, env = "STRAIT_SINK_GRACE", value_name = "TIME")]
     pub grace: Option<Span>,
@@ -92,6 +95,8 @@ pub struct Config {
     pub engine_timeout: Duration,
     /// Silence after which a source counts as gone.
     pub peer_timeout: Duration,
+    /// How full a store's disk may be for a partition to begin.
+    pub disk_used_max: Percent,
     /// How long a soft stop may take.
     pub grace: Duration,
     /// Who may connect, and how.
@@ -138,6 +143,7 @@ impl Settings {
             cpu_threads: self.cpu_threads.or(file.cpu_threads).unwrap_or(cores),
             engine_timeout: span(self.engine_timeout, file.engine_timeout, 120),
             peer_timeout: span(self.peer_timeout, file.peer_timeout, 20),
+            disk_used_max: (self.disk_used_max.or(file.disk_used_max)).unwrap_or(Percent(95)),
             grace: span(self.grace, file.grace, 60),
             tls: Listening {
                 identity,
@@ -176,6 +182,7 @@ impl Config {
             cpu_threads: Some(self.cpu_threads),
             engine_timeout: Some(Span(self.engine_timeout)),
             peer_timeout: Some(Span(self.peer_timeout)),
+            disk_used_max: Some(self.disk_used_max),
             grace: Some(Span(self.grace)),
             tls_cert: self.tls.identity.as_ref().map(|files| files.cert.clone()),
             tls_key: self.tls.identity.as_ref().map(|files| files.key.clone()),

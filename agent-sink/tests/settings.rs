@@ -10,13 +10,14 @@ use strait_common::state_dir::StateDir;
 use strait_tests::settings::{Agent, printed, refused, write};
 
 /// Every key: its name, and what file, environment and flag say.
-const KEYS: [(&str, [&str; 3]); 9] = [
+const KEYS: [(&str, [&str; 3]); 10] = [
     ("listen", ["127.0.0.1:1", "127.0.0.1:2", "[::1]:3"]),
     ("state_dir", ["/tmp/one", "/tmp/two", "/tmp/three"]),
     ("memory", ["100MiB", "200MiB", "1GiB"]),
     ("cpu_threads", ["1", "2", "3"]),
     ("engine_timeout", ["1s", "2500ms", "3h"]),
     ("peer_timeout", ["1s", "2m", "3h"]),
+    ("disk_used_max", ["70%", "80%", "90%"]),
     ("grace", ["1ms", "2m", "3h"]),
     ("log", ["warn", "error", "info,h2=warn"]),
     ("log_format", ["json", "text", "json"]),

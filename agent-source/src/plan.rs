@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
+use strait_common::config::ByteSize;
 use strait_common::digest::DigestId;
 use strait_common::engine::{Disposition, Partition, Receipt, Source, Stream, Table};
 use strait_common::ids::RunId;
@@ -22,6 +23,10 @@ use crate::pace;
 use crate::run::{Earlier, Look, earlier, look};
 use crate::runner;
 use crate::runs::{RunRow, Status};
+
+/// Room that B must have beyond what the copied partitions take at A: its files are not A's.
+const ROOM_MARGIN_PERCENT: u64 = 10;
+const ROOM_MARGIN_BYTES: u64 = 64 << 20;
 
 /// A job resolved against what both sides look like now.
 #[derive(Debug)]
@@ -164,6 +169,58 @@ impl Planned {
         partitions(&self.source, &self.table, &self.selection, mode).await
     }
 
+    /// Whether B's rows are of somebody else, and nobody has said what happens to them.
+    fn check_foreign(&self, asked: Option<v1::Mode>) -> Result<()> {
+        let named = asked.unwrap_or_default().kind() != v1::mode::Kind::Unspecified;
+        if named || !self.reply.foreign {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "table {} at the sink has rows that no run has put there; name what happens to them: --mode append keeps them, --mode mirror \
+             makes the selected partitions equal to the source's, --mode replace puts the source's in their place",
+            self.job.spec.to.table
+        )))
+    }
+
+    /// Whether B has room for what the plan copies, as far as stored bytes tell. What must be compared first does not count.
+    async fn check_room(&self, agent: &Agent) -> Result<()> {
+        let Some(free) = self.reply.free_bytes else {
+            return Ok(());
+        };
+        let needs = |bytes: u64| {
+            (bytes / 100)
+                .saturating_mul(100 + ROOM_MARGIN_PERCENT)
+                .saturating_add(ROOM_MARGIN_BYTES)
+        };
+        let bytes_of = async |actions: Option<Actions>| {
+            let (mut actions, mut sum) = (actions, 0u64);
+            let mut partitions = self.partitions().await?;
+            while let Some(partition) = partitions.next().await.transpose()? {
+                let action = actions
+                    .as_mut()
+                    .map_or("copy", |actions| actions.of(&partition));
+                if matches!(action, "copy" | "replace") {
+                    sum = sum.saturating_add(partition.bytes.unwrap_or(0));
+                }
+            }
+            Ok::<_, Error>(sum)
+        };
+        // What B has already is asked for only where that decides.
+        if needs(bytes_of(None).await?) <= free {
+            return Ok(());
+        }
+        let needed = needs(bytes_of(Some(Actions::new(agent, self).await?)).await?);
+        if needed <= free {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "the sink has {} free, and what is to be copied takes about {}, by what it takes at the source; make room, narrow --where, or add \
+             --without-room: the run waits when the disk is full",
+            ByteSize(free >> 20 << 20),
+            ByteSize(needed >> 20 << 20)
+        )))
+    }
+
     /// Streams that run at a time: what is asked for, and what each side's memory admits.
     pub fn streams(&self, agent: &Agent, asked: u32) -> Streams {
         let source_bytes = agent.stream_bytes(self.source.read_bytes(&self.table));
@@ -287,6 +344,10 @@ pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<S
         while partitions.next().await.transpose()?.is_some() {}
     }
     let planned = resolved.prepare(agent, false).await?;
+    planned.check_foreign(request.mode)?;
+    if !request.without_room {
+        planned.check_room(agent).await?;
+    }
     // Whoever asked for the same in the meantime has begun it by now, or waits here.
     let _starting = agent.starting.lock().await;
     if let Some(started) = under_way(agent, &spec, mode).await? {
@@ -513,6 +574,7 @@ pub async fn show(
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
     let mode = Mode::try_from(request.mode)?;
     let planned = plan(agent, spec, mode, now_ns(), true).await?;
+    planned.check_foreign(request.mode)?;
     let send = |body| answers.send(v1::PlanReply { body: Some(body) });
     send(v1::plan_reply::Body::Summary(summary(
         agent,

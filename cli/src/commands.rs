@@ -45,9 +45,9 @@ impl From<Selectors> for v1::Selectors {
 /// What happens to the rows that B has.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ModeArguments {
-    /// What happens to the rows that the sink has
-    #[arg(long, value_enum, default_value_t = Mode::Append)]
-    mode: Mode,
+    /// What happens to the rows that the sink has [default: append, to a table that is empty or known to earlier runs]
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
     /// How --mode mirror tells that a partition is equal [default: versions]
     #[arg(long, value_enum, value_name = "HOW")]
     check: Option<Check>,
@@ -80,9 +80,10 @@ impl ModeArguments {
         use v1::mode::Kind;
         v1::Mode {
             kind: match self.mode {
-                Mode::Append => Kind::Append,
-                Mode::Replace => Kind::Replace,
-                Mode::Mirror => Kind::Mirror,
+                None => Kind::Unspecified,
+                Some(Mode::Append) => Kind::Append,
+                Some(Mode::Replace) => Kind::Replace,
+                Some(Mode::Mirror) => Kind::Mirror,
             }
             .into(),
             again,

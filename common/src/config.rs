@@ -185,7 +185,30 @@ macro_rules! from_text {
     )* };
 }
 
-from_text!(ByteSize SizeOrNone Span);
+/// A share of a whole, written `90%`: from 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Text", into = "String")]
+pub struct Percent(pub u8);
+
+impl FromStr for Percent {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Percent> {
+        let number = text.trim().trim_end_matches('%').trim_end().parse().ok();
+        let within = number.filter(|percent| (1..=100).contains(percent));
+        within
+            .map(Percent)
+            .ok_or_else(|| Error::config(format!("'{text}' is no share; write for example 90%")))
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+from_text!(ByteSize SizeOrNone Span Percent);
 
 /// `NAME=URL`, as flags and environment variables name a store or a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]

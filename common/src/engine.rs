@@ -220,6 +220,26 @@ pub struct Prepared {
     pub notes: Vec<String>,
     /// The columns of the table that are not among those of the run.
     pub lacking: Vec<String>,
+    /// Whether the table has rows, and no run has ever claimed it.
+    pub foreign: bool,
+}
+
+/// Room for a store's data, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What this agent can still write.
+    pub free: u64,
+    /// What is taken, by whomever.
+    pub used: u64,
+}
+
+impl Space {
+    /// The share that is taken of what this agent can have, in percent, rounded up.
+    pub fn used_percent(&self) -> u64 {
+        let all = u128::from(self.used) + u128::from(self.free);
+        let percent = (u128::from(self.used) * 100).div_ceil(all.max(1));
+        u64::try_from(percent).unwrap_or(100)
+    }
 }
 
 /// The sink's record that a run owns a target table. Lives in the store; survives both agents' states.
@@ -391,8 +411,8 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// `Schema` if a column's type cannot be held without loss.
     fn limits(&self, schema: &SchemaRef) -> Result<SinkLimits>;
 
-    /// The bytes free for data, where that can be known.
-    async fn space(&self) -> Result<Option<u64>>;
+    /// The room for data, where that can be known.
+    async fn space(&self) -> Result<Option<Space>>;
 
     /// Makes `table` able to take rows of `wanted` (its schema restricted to the run's columns, and its divisions), before any
     /// row moves; with `dry_run` only says what it would make. Safe to repeat.

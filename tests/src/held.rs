@@ -11,7 +11,7 @@ use strait_common::Result;
 use strait_common::engine::{
     Attachment, Batch, Begun, Claim, Confirmed, Cursor, Disposition, Finished, Holding, Mark,
     Outcome, Partition, PartitionWriter, Position, Prepared, ReadLimits, Receipt, Sink, SinkLimits,
-    Source, Store, Stream, Table,
+    Source, Space, Store, Stream, Table,
 };
 use strait_common::ids::{Epoch, TableName};
 use strait_common::key::PartitionKey;
@@ -52,6 +52,8 @@ struct Held {
 pub struct Hand {
     held: Arc<watch::Sender<Option<Held>>>,
     seen: Arc<Mutex<Seen>>,
+    /// What the engine says of its disk, if it does not look.
+    space: Arc<Mutex<Option<Space>>>,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +76,7 @@ impl Default for Hand {
         Hand {
             held: Arc::new(watch::Sender::new(None)),
             seen: Arc::default(),
+            space: Arc::default(),
         }
     }
 }
@@ -111,6 +114,11 @@ impl Hand {
     /// Nothing is held any more.
     pub fn release(&self) {
         self.held.send_replace(None);
+    }
+
+    /// From now on the engine says that its disk is like this.
+    pub fn disk_is(&self, space: Space) {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner) = Some(space);
     }
 
     /// How many frames the engine has taken.
@@ -235,8 +243,16 @@ impl Sink for HeldSink {
         self.below.limits(schema)
     }
 
-    async fn space(&self) -> Result<Option<u64>> {
-        self.below.space().await
+    async fn space(&self) -> Result<Option<Space>> {
+        let said = *self
+            .hand
+            .space
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match said {
+            Some(space) => Ok(Some(space)),
+            None => self.below.space().await,
+        }
     }
 
     async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {

@@ -154,6 +154,34 @@ impl Lakes {
         commit_as_a_stranger(&table, &[add]);
     }
 
+    /// Copies the table of one lake to another as somebody who knows nothing of ledgers: no run has ever claimed the copy.
+    pub fn copy_as_a_stranger(&self, from: &Path, to: &Path) {
+        let (from, to) = (from.join(TABLE), to.join(TABLE));
+        let mut directories = vec![std::path::PathBuf::new()];
+        while let Some(directory) = directories.pop() {
+            std::fs::create_dir_all(to.join(&directory)).expect("a directory");
+            for entry in std::fs::read_dir(from.join(&directory)).expect("a directory") {
+                let entry = entry.expect("an entry");
+                let path = directory.join(entry.file_name());
+                if entry.path().is_dir() {
+                    if entry.file_name() != "_strait" {
+                        directories.push(path);
+                    }
+                } else if path
+                    .extension()
+                    .is_some_and(|extension| extension == "json")
+                {
+                    let text = std::fs::read_to_string(entry.path()).expect("a text");
+                    let lines = text.lines().filter(|line| !line.starts_with("{\"txn\""));
+                    let lines: String = lines.map(|line| format!("{line}\n")).collect();
+                    std::fs::write(to.join(path), lines).expect("a file");
+                } else {
+                    std::fs::copy(entry.path(), to.join(path)).expect("a file");
+                }
+            }
+        }
+    }
+
     /// Removes a day of a lake as any other writer of Delta tables does.
     pub fn remove_as_a_stranger(&self, lake: &Path, day: u32) {
         let table = lake.join(TABLE);

@@ -234,6 +234,27 @@ async fn a_partition_goes_only_where_as_many_may_go_and_all_else_is_well() {
         let held = lakes.contents(&pair.b()).await;
         assert_eq!(held.len(), DAYS as usize, "nothing has gone");
     }
+    // As many as would go may go, and another partition cannot be copied: none goes.
+    let hidden = lakes.path("hidden");
+    lakes.write(&a, 6, ROWS..ROWS + 10).await;
+    let file = lakes.files(&a, 6).pop().expect("a file");
+    std::fs::rename(&file, &hidden).expect("a file");
+    let (kept, run) = pair.night(mirror(v1::Check::Versions, 2)).await;
+    assert_eq!(
+        (kept.status.as_str(), kept.failed.len()),
+        ("partial", 3),
+        "{run:?}"
+    );
+    assert_eq!(kept.dropped, labels([]), "{run:?}");
+    for partition in pair.operator.partitions(&run.id).await {
+        if labels([1, 3]).contains(&partition.key) {
+            assert!(
+                partition.message.contains("1 other partitions have failed"),
+                "{partition:?}"
+            );
+        }
+    }
+    std::fs::rename(&hidden, &file).expect("a file");
     // What is outside of the selection is neither compared nor dropped.
     let some = v1::Selectors {
         r#where: Some("day < date '2026-01-07'".to_owned()),

@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// Append although earlier runs have copied other rows of the same partitions
     #[arg(long)]
     again: bool,
+    /// Begin although the sink seems to lack the room for what is copied
+    #[arg(long)]
+    without_room: bool,
     /// Begin the run and leave it to the agent
     #[arg(long)]
     detach: bool,
@@ -37,6 +40,7 @@ pub(crate) async fn run(
         streams: arguments.streams,
         bandwidth_max: arguments.bandwidth_max.map(|size| size.0),
         mode: Some(arguments.mode.message(arguments.again)),
+        without_room: arguments.without_room,
     };
     let reply = connection.control().start_run(request).await?.into_inner();
     let run = reply.run.unwrap_or_default();

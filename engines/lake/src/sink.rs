@@ -13,8 +13,8 @@ use deltalake::kernel::transaction::CommitProperties;
 use futures::StreamExt;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{
-    Attachment, Claim, DivisionKind, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Stream,
-    Table,
+    Attachment, Claim, DivisionKind, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Space,
+    Stream, Table,
 };
 use strait_common::ids::{Epoch, TableName};
 use strait_common::key::PartitionKey;
@@ -25,7 +25,7 @@ use crate::attachment::{Found, LakeAttachment};
 use crate::commit::{ATTACH_TRIES_MAX, Change, Condition, Tried, pause, try_commit};
 use crate::disk::Step;
 use crate::features::check_writable;
-use crate::ledger::{Account, Entry, Event, Ledger, LedgerFile};
+use crate::ledger::{Account, Entry, Event, Ledger, LedgerFile, epoch};
 use crate::listing::{DataFile, Listing};
 use crate::partition_values;
 use crate::stage::{Stage, writer_bytes};
@@ -119,7 +119,7 @@ impl Sink for LakeSink {
         })
     }
 
-    async fn space(&self) -> Result<Option<u64>> {
+    async fn space(&self) -> Result<Option<Space>> {
         let root = self.lake.root().to_owned();
         self.cpu
             .run(move || {
@@ -127,7 +127,11 @@ impl Sink for LakeSink {
                     Kind::Unavailable,
                     format!("free space of {}", root.display()),
                 )?;
-                Ok(Some(stats.f_bavail.saturating_mul(stats.f_frsize)))
+                let bytes = |blocks: u64| blocks.saturating_mul(stats.f_frsize);
+                Ok(Some(Space {
+                    free: bytes(stats.f_bavail),
+                    used: bytes(stats.f_blocks.saturating_sub(stats.f_bfree)),
+                }))
             })
             .await
     }
@@ -172,6 +176,8 @@ impl Sink for LakeSink {
                 ));
                 prepared.lacking.push(field.name().clone());
             }
+            prepared.foreign =
+                epoch(&opened).await?.0 == 0 && !Listing::load(&opened, table).await?.is_empty();
             return Ok(prepared);
         }
         Mapping::of(&wanted.schema).with_context(context)?;

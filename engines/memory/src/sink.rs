@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use strait_common::engine::{
     Attachment, Begun, Claim, Confirmed, Disposition, Finished, Holding, Mark, Outcome, Partition,
-    PartitionWriter, Position, PositionState, Prepared, Publish, Receipt, Sink, SinkLimits, Stream,
-    Table, Version,
+    PartitionWriter, Position, PositionState, Prepared, Publish, Receipt, Sink, SinkLimits, Space,
+    Stream, Table, Version,
 };
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
@@ -176,7 +176,7 @@ impl Sink for MemorySink {
         })
     }
 
-    async fn space(&self) -> Result<Option<u64>> {
+    async fn space(&self) -> Result<Option<Space>> {
         Ok(None)
     }
 
@@ -188,6 +188,7 @@ impl Sink for MemorySink {
                 let lacking = fields.filter(|field| wanted.schema.index_of(field.name()).is_err());
                 return Ok(Prepared {
                     lacking: lacking.map(|field| field.name().clone()).collect(),
+                    foreign: held.claim.is_none() && !held.partitions.is_empty(),
                     ..Prepared::default()
                 });
             }
