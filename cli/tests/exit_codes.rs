@@ -393,7 +393,7 @@ fn fields(object: &Value, expected: &[(&str, Is)]) {
 }
 
 /// As documented in the README.
-const RUN: [(&str, Is); 26] = [
+const RUN: [(&str, Is); 28] = [
     ("status", Is::Text),
     ("run", Is::Text),
     ("from", Is::Text),
@@ -404,7 +404,9 @@ const RUN: [(&str, Is); 26] = [
     ("abandoned", Is::Truth),
     ("partitions", Is::Number),
     ("partitions_done", Is::Number),
+    ("mode", Is::Text),
     ("partitions_already", Is::Number),
+    ("partitions_dropped", Is::Number),
     ("partitions_failed", Is::Number),
     ("rows", Is::Number),
     ("rows_sent", Is::Number),
@@ -452,7 +454,10 @@ async fn the_fields_of_json_are_the_documented_ones() {
             ("least_ms", Is::NumberOrNull),
             ("rows", Is::NumberOrNull),
             ("bytes", Is::NumberOrNull),
+            ("to_compare", Is::Number),
             ("to_copy", Is::Number),
+            ("to_drop", Is::Number),
+            ("to_replace", Is::Number),
             ("already", Is::Number),
             ("refused", Is::Number),
             ("partitions", Is::List),

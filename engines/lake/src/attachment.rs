@@ -628,7 +628,8 @@ impl LakeAttachment {
         if equal.is_empty() {
             return Ok(());
         }
-        self.record(Event::Confirm(equal)).await
+        self.record(Event::Confirm(equal)).await?;
+        shared.returns()
     }
 
     /// Makes an event count that neither adds nor removes a file.
@@ -641,7 +642,7 @@ impl LakeAttachment {
         let nothing = |_: &Opened| Ok(Vec::new());
         let (lake, table, epoch) = (&shared.lake, &shared.table, shared.epoch);
         commit(lake, table, epoch, &ledger, &HashSet::new(), nothing).await?;
-        shared.returns()
+        Ok(())
     }
 
     async fn do_complete(&self, outcome: Outcome) -> Result<()> {
