@@ -14,7 +14,7 @@ use strait_common::engine::{Claim, Position, Publish, Store};
 use strait_common::ids::{Epoch, RunId};
 use strait_common::patience::patient;
 use strait_common::shutdown::Shutdown;
-use strait_common::{Context, Error, Result, frame, wire};
+use strait_common::{Context, Error, Result, frame, inventory, wire};
 use strait_proto::v1::alive::Phase;
 use strait_proto::v1::copy_reply::Body as Reply;
 use strait_proto::v1::copy_request::Body as Request;
@@ -108,13 +108,7 @@ impl Shared {
             }
             name => self.stores.get_key_value(name),
         }
-        .ok_or_else(|| {
-            Error::config(format!(
-                "this sink has no store '{}'; it has {}",
-                target.store,
-                names()
-            ))
-        })?;
+        .ok_or_else(|| self.no_store(&target.store))?;
         Ok((
             TableId {
                 store: name.clone(),
@@ -122,6 +116,11 @@ impl Shared {
             },
             store,
         ))
+    }
+
+    fn no_store(&self, name: &str) -> Error {
+        let names = self.stores.keys().cloned().collect::<Vec<_>>().join(", ");
+        Error::config(format!("this sink has no store '{name}'; it has {names}"))
     }
 
     async fn do_prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply> {
@@ -347,6 +346,45 @@ impl Shared {
         Ok(self.answering(request.peer_timeout_ms, alive, work))
     }
 
+    fn do_get_tables(
+        &self,
+        request: &v1::GetTablesRequest,
+    ) -> Result<ReceiverStream<Result<v1::TableInfo, Status>>> {
+        let stores = match request.store.as_str() {
+            "" => self.stores.clone(),
+            name => {
+                let store = self.stores.get(name).ok_or_else(|| self.no_store(name))?;
+                BTreeMap::from([(name.to_owned(), store.clone())])
+            }
+        };
+        let alive = v1::TableInfo {
+            alive: true,
+            ..v1::TableInfo::default()
+        };
+        let work = |replies: mpsc::Sender<_>| async move {
+            for (name, store) in stores {
+                let infos = match store.source.tables().await {
+                    Ok(tables) => tables,
+                    Err(error) => {
+                        let unlisted = inventory::unlisted(&name, &error);
+                        if replies.send(Ok(unlisted)).await.is_err() {
+                            return Ok(());
+                        }
+                        continue;
+                    }
+                };
+                for table in infos {
+                    let info = inventory::look(&name, &store, &table).await;
+                    if replies.send(Ok(info)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        };
+        Ok(self.answering(request.peer_timeout_ms, alive, work))
+    }
+
     /// Reading all of the selected rows of a target.
     fn readback(
         &self,
@@ -524,6 +562,7 @@ impl Transfer for Service {
     type AttachStream = ReceiverStream<Result<v1::AttachReply, Status>>;
     type CopyStream = ReceiverStream<Result<v1::CopyReply, Status>>;
     type DigestStream = ReceiverStream<Result<v1::DigestReply, Status>>;
+    type GetTablesStream = ReceiverStream<Result<v1::TableInfo, Status>>;
     type HoldingsStream = ReceiverStream<Result<v1::HoldingsReply, Status>>;
 
     async fn prepare(
@@ -620,6 +659,16 @@ impl Transfer for Service {
         )
         .await
         .map(Response::new)?)
+    }
+
+    async fn get_tables(
+        &self,
+        request: tonic::Request<v1::GetTablesRequest>,
+    ) -> Result<Response<Self::GetTablesStream>, Status> {
+        Ok(self
+            .0
+            .do_get_tables(&request.into_inner())
+            .map(Response::new)?)
     }
 
     async fn get_claim(

@@ -134,6 +134,11 @@ impl Agent {
         }
     }
 
+    /// The stores by name.
+    pub fn stores(&self) -> &BTreeMap<String, Store> {
+        &self.stores
+    }
+
     /// The link to a sink.
     ///
     /// # Errors

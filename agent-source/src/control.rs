@@ -15,8 +15,9 @@ use tonic::{Code, Request, Response, Status};
 use crate::agent::Agent;
 use crate::answers::Answers;
 use crate::plan::{self, Started};
-use crate::runner::Snapshot;
+use crate::runner::{Live, Snapshot};
 use crate::runs::{PartitionRow, RunRow, Totals};
+use crate::tables;
 use crate::verify;
 
 /// How often a watched run is looked at.
@@ -178,13 +179,7 @@ impl Operators {
         match self.0.live(row.id) {
             Some(live) => {
                 live.cancel();
-                // It answers when it has stopped, within a bound.
-                for _ in 0..CANCEL_CHECKS_MAX {
-                    if !live.snapshot().row.status.is_active() {
-                        break;
-                    }
-                    tokio::time::sleep(WATCH_INTERVAL).await;
-                }
+                self.stopped(&live).await;
             }
             None if row.status.is_active() => {
                 return Err(Error::internal(format!(
@@ -195,6 +190,34 @@ impl Operators {
             None => {}
         }
         self.shown(row).await
+    }
+
+    async fn do_pause(&self, id: &str) -> Result<v1::Run> {
+        let row = self.find(id).await?;
+        match self.0.live(row.id) {
+            Some(live) if live.snapshot().row.status.is_active() => {
+                live.pause();
+                self.stopped(&live).await;
+            }
+            _ => {
+                return Err(Error::refused(format!(
+                    "run {} is {}; only one that is under way can be paused",
+                    row.id,
+                    row.status.name()
+                )));
+            }
+        }
+        self.shown(row).await
+    }
+
+    /// Waits until a run that was asked to stop has stopped, within a bound.
+    async fn stopped(&self, live: &Live) {
+        for _ in 0..STOP_CHECKS_MAX {
+            if !live.snapshot().row.status.is_active() {
+                return;
+            }
+            tokio::time::sleep(WATCH_INTERVAL).await;
+        }
     }
 
     async fn do_abandon(&self, request: v1::AbandonRunRequest) -> Result<v1::AbandonRunReply> {
@@ -231,8 +254,8 @@ impl Operators {
     }
 }
 
-/// How often a cancelled run is looked at before the answer goes out anyway.
-const CANCEL_CHECKS_MAX: u32 = 50;
+/// How often a run that was asked to stop is looked at before the answer goes out anyway.
+const STOP_CHECKS_MAX: u32 = 50;
 
 #[tonic::async_trait]
 impl Control for Operators {
@@ -240,6 +263,7 @@ impl Control for Operators {
     type VerifyStream = Answer<v1::VerifyReply>;
     type WatchRunStream = Answer<v1::Run>;
     type ListPartitionsStream = Answer<v1::PartitionPage>;
+    type ListTablesStream = Answer<v1::TableInfo>;
 
     async fn start_run(
         &self,
@@ -273,6 +297,26 @@ impl Control for Operators {
         let request = request.into_inner();
         let work = |agent, answers| async move { verify::verify(&agent, request, &answers).await };
         Ok(Response::new(self.stream(work)))
+    }
+
+    async fn list_tables(
+        &self,
+        request: Request<v1::ListTablesRequest>,
+    ) -> Result<Response<Self::ListTablesStream>, Status> {
+        let name = request.into_inner().name;
+        let work = |agent: Arc<Agent>, answers: Answers<_>| async move {
+            tables::list(&agent, &name, &answers).await
+        };
+        Ok(Response::new(self.stream(work)))
+    }
+
+    async fn pause_run(
+        &self,
+        request: Request<v1::PauseRunRequest>,
+    ) -> Result<Response<v1::Run>, Status> {
+        Ok(Response::new(
+            self.do_pause(&request.into_inner().id).await?,
+        ))
     }
 
     async fn list_runs(

@@ -24,6 +24,7 @@ pub mod runs;
 pub mod session;
 pub mod settings;
 pub mod stream;
+pub mod tables;
 pub mod verify;
 
 use std::collections::BTreeMap;

@@ -272,6 +272,27 @@ impl Link {
         })
     }
 
+    /// The tables of the sink's stores, or of one of them.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn tables(&self, store: &str) -> Result<Tables> {
+        let request = v1::GetTablesRequest {
+            store: store.to_owned(),
+            peer_timeout_ms: millis(self.peer_timeout),
+        };
+        let mut client = self.client();
+        let replies = self
+            .bounded("tables", async {
+                Ok(client.get_tables(request).await?.into_inner())
+            })
+            .await?;
+        Ok(Tables {
+            link: self.clone(),
+            replies,
+        })
+    }
+
     /// The next message of an answer that takes as long as it takes, while the sink says that it is alive. `None` at its end.
     async fn answer<T>(
         &self,
@@ -368,6 +389,23 @@ impl Digests {
         };
         let receipt = reply.receipt.take().map(Receipt::try_from).transpose()?;
         Ok(Some((reply, receipt)))
+    }
+}
+
+/// The answers to a request for a sink's tables.
+#[derive(Debug)]
+pub struct Tables {
+    link: Link,
+    replies: Streaming<v1::TableInfo>,
+}
+
+impl Tables {
+    /// The next table; `None` after the last. Waits as long as the sink says that it looks.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it is silent.
+    pub async fn next(&mut self) -> Result<Option<v1::TableInfo>> {
+        self.link.answer(&mut self.replies, |info| info.alive).await
     }
 }
 

@@ -141,15 +141,14 @@ pub enum Verdict {
     Again,
 }
 
-/// How a run stands when its last attempt has ended like this; `by_operator` if somebody asked for the stop.
-pub fn status_after(ended: &Result<Outcome>, by_operator: bool) -> Status {
+/// How a run stands when its last attempt has ended like this. `asked` is how an operator wanted it to stand, if one asked for the stop.
+pub fn status_after(ended: &Result<Outcome>, asked: Option<Status>) -> Status {
     match ended {
         Ok(Outcome::Done) => Status::Done,
         Ok(Outcome::Partial) => Status::Partial,
         Ok(Outcome::Abandoned) => Status::Abandoned,
-        Err(error) if error.kind() == Kind::Cancelled && by_operator => Status::Cancelled,
-        // The agent stops: the run goes on when it starts again.
-        Err(error) if error.kind() == Kind::Cancelled => Status::Running,
+        // Unasked, the agent stops: the run goes on when it starts again.
+        Err(error) if error.kind() == Kind::Cancelled => asked.unwrap_or(Status::Running),
         Err(_) => Status::Failed,
     }
 }

@@ -61,8 +61,8 @@ pub struct Live {
     /// Its share of the agent's bandwidth, over all its attempts.
     bandwidth: Share,
     began: Instant,
-    /// Set when an operator asked for the stop, which ends the run rather than leaving it for the next start.
-    cancelled: std::sync::atomic::AtomicBool,
+    /// How the run is to stand once it has stopped, if an operator asked for the stop; else it is left for the next start.
+    asked: Mutex<Option<Status>>,
 }
 
 #[derive(Debug)]
@@ -98,9 +98,14 @@ impl Live {
 
     /// Asks for the stop of this run.
     pub fn cancel(&self) {
-        self.cancelled
-            .store(true, std::sync::atomic::Ordering::SeqCst);
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Status::Cancelled);
         self.shutdown.cancel();
+    }
+
+    /// Asks for the soft stop of this run.
+    pub fn pause(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Status::Paused);
+        self.shutdown.drain();
     }
 
     /// The figures as of now.
@@ -164,7 +169,7 @@ pub fn live(agent: &Agent, row: RunRow, shutdown: Shutdown) -> Result<Live> {
         changed: Notify::new(),
         shutdown,
         began: Instant::now(),
-        cancelled: std::sync::atomic::AtomicBool::new(false),
+        asked: Mutex::default(),
     })
 }
 
@@ -240,11 +245,11 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
 }
 
 async fn end(agent: &Agent, live: &Live, ended: Result<Outcome>) {
-    let operator = live.cancelled.load(std::sync::atomic::Ordering::SeqCst);
+    let asked = *live.asked.lock().unwrap_or_else(PoisonError::into_inner);
     let mut row = live.snapshot().row;
     row.message.clear();
     row.kind = None;
-    row.status = status_after(&ended, operator);
+    row.status = status_after(&ended, asked);
     if let Err(error) = &ended
         && row.status == Status::Failed
     {

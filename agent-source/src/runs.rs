@@ -29,6 +29,8 @@ pub enum Status {
     Partial,
     /// It cannot go on without a person.
     Failed,
+    /// Stopped softly by an operator, to go on later.
+    Paused,
     /// Stopped by an operator.
     Cancelled,
     /// Given up by an operator.
@@ -36,12 +38,13 @@ pub enum Status {
 }
 
 impl Status {
-    const ALL: [Status; 7] = [
+    const ALL: [Status; 8] = [
         Status::Planned,
         Status::Running,
         Status::Done,
         Status::Partial,
         Status::Failed,
+        Status::Paused,
         Status::Cancelled,
         Status::Abandoned,
     ];
@@ -54,6 +57,7 @@ impl Status {
             Status::Done => "done",
             Status::Partial => "partial",
             Status::Failed => "failed",
+            Status::Paused => "paused",
             Status::Cancelled => "cancelled",
             Status::Abandoned => "abandoned",
         }

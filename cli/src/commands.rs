@@ -4,6 +4,7 @@ pub(crate) mod health;
 pub(crate) mod plan;
 pub(crate) mod runs;
 pub(crate) mod sync;
+pub(crate) mod tables;
 pub(crate) mod verify;
 pub(crate) mod watch;
 

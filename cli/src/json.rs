@@ -1,7 +1,7 @@
 //! What `--json` prints, one object a command. Fields are only ever added; the README lists them.
 //!
-//! `status` is one of planned, running, done, partial, failed, cancelled, whatever the command: of a run for `sync` and `runs`, of the command itself
-//! elsewhere. `sync` and `runs show|watch|resume|cancel|adopt` print a [`Run`], `runs list` several, `plan` a [`Plan`], `verify` a
+//! `status` is one of planned, running, done, partial, failed, paused, cancelled, whatever the command: of a run for `sync` and `runs`, of the command itself
+//! elsewhere. `sync` and `runs show|watch|pause|resume|cancel|adopt` print a [`Run`], `runs list` several, `plan` a [`Plan`], `verify` a
 //! [`Verification`]; a command that fails prints `{"status":"failed","error":{"kind","message","run"}}`.
 
 use serde::Serialize;
@@ -10,7 +10,7 @@ use strait_proto::v1;
 /// A run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Run {
-    /// planned, running, done, partial, failed, cancelled.
+    /// planned, running, done, partial, failed, paused, cancelled.
     pub(crate) status: String,
     pub(crate) run: String,
     pub(crate) from: String,

@@ -9,10 +9,11 @@ mod progress;
 mod report;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use strait_common::tls::{Dialling, IdentityFiles};
 
@@ -62,8 +63,16 @@ enum Command {
     /// List, watch and steer runs
     #[command(subcommand)]
     Runs(commands::runs::Command),
+    /// List the tables of the agent's stores and of its sinks
+    Tables(commands::tables::Arguments),
     /// Ask an agent whether it is well
     Health,
+    /// Print a script that completes these commands in a shell
+    Completions {
+        /// Which shell
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
     /// Replicate a generated table between two lakes on this machine
     Demo(demo::Arguments),
     /// Run the source agent (the same as the program agent-source)
@@ -98,6 +107,14 @@ fn main() -> ExitCode {
         Command::AgentSink { arguments } => {
             return agent_sink::main_from(named("agent-sink", arguments));
         }
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "strait", &mut script);
+            // Whoever reads only its beginning has left.
+            let _ = std::io::stdout().write_all(&script);
+            return ExitCode::SUCCESS;
+        }
         command => command,
     };
     let output = Output::new(arguments.json, arguments.quiet);
@@ -130,9 +147,14 @@ fn main() -> ExitCode {
                 commands::verify::run(&connect()?, &output, arguments).await
             }
             Command::Runs(command) => commands::runs::run(&connect()?, &output, command).await,
+            Command::Tables(arguments) => {
+                commands::tables::run(&connect()?, &output, arguments).await
+            }
             Command::Health => commands::health::run(&connect()?, &output).await,
             Command::Demo(arguments) => return demo::run(&output, arguments).await,
-            Command::AgentSource { .. } | Command::AgentSink { .. } => Ok(Outcome::Done),
+            Command::AgentSource { .. }
+            | Command::AgentSink { .. }
+            | Command::Completions { .. } => Ok(Outcome::Done),
         };
         result.map_err(|failure| failure.of_agent(&agent))
     });

@@ -12,12 +12,13 @@ const ROWS: u64 = 3000;
 const FROM: &str = "a:db/ticks";
 const TO: &str = "b:db/ticks";
 /// What `status` can be, whatever the command.
-const STATUSES: [&str; 6] = [
+const STATUSES: [&str; 7] = [
     "planned",
     "running",
     "done",
     "partial",
     "failed",
+    "paused",
     "cancelled",
 ];
 
@@ -370,6 +371,7 @@ enum Is {
     Truth,
     List,
     NumberOrNull,
+    TextOrNull,
 }
 
 fn fields(object: &Value, expected: &[(&str, Is)]) {
@@ -386,6 +388,7 @@ fn fields(object: &Value, expected: &[(&str, Is)]) {
             Is::Number => value.is_u64() || value.is_i64(),
             Is::Truth => value.is_boolean(),
             Is::List => value.is_array(),
+            Is::TextOrNull => value.is_string() || value.is_null(),
             Is::NumberOrNull => value.is_u64() || value.is_null(),
         };
         assert!(right, "{name} is {value}, not {is:?}");
@@ -528,6 +531,76 @@ async fn the_fields_of_json_are_the_documented_ones() {
             "`{name}` is not in the README"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_those_of_stores_and_sinks() {
+    let bench = bench(3).await;
+    let Bench { cli, lakes, .. } = &bench;
+    let object = both(cli, &["tables"], 0).await;
+    let names = |object: &Value| {
+        let tables = object["tables"].as_array().expect("a list");
+        let names = tables
+            .iter()
+            .map(|table| table["table"].as_str().expect("a name"));
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&object), [FROM]);
+    fields(
+        &object["tables"][0],
+        &[
+            ("table", Is::Text),
+            ("columns", Is::Number),
+            ("divided_by", Is::List),
+            ("partitions", Is::Number),
+            ("rows", Is::NumberOrNull),
+            ("bytes", Is::NumberOrNull),
+            ("run", Is::TextOrNull),
+            ("message", Is::Text),
+            ("kind", Is::Text),
+        ],
+    );
+    both(cli, &copy("sync", &["--where", "id < 5"]), 0).await;
+    let object = both(cli, &["tables"], 0).await;
+    assert_eq!(names(&object), [FROM, "b/b:db/ticks"]);
+    for name in ["b", "b/b"] {
+        let object = both(cli, &["tables", name], 0).await;
+        assert_eq!(names(&object), ["b/b:db/ticks"]);
+        let table = &object["tables"][0];
+        assert_eq!(
+            (&table["partitions"], &table["rows"]),
+            (&3.into(), &15.into())
+        );
+    }
+    for wrong in ["nope", "nope/b"] {
+        let object = both(cli, &["tables", wrong], 2).await;
+        let message = object["error"]["message"].as_str().expect("a text");
+        assert!(message.contains("a, b"), "{message}");
+    }
+    // One that cannot be looked at is named, beside those that can.
+    std::fs::remove_dir_all(lakes.b().join(TABLE).join("_strait")).expect("a ledger");
+    let object = both(cli, &["tables"], 3).await;
+    assert_eq!(object["tables"][0]["kind"], "");
+    assert_eq!(object["tables"][1]["kind"], "corrupt", "{object}");
+    let Bench { sink, cli, .. } = bench;
+    sink.crash().await;
+    let (code, object) = cli.json(&["tables"]).await;
+    assert_eq!(code, 3, "{object}");
+    assert_eq!(names(&object), [FROM, "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_name_the_commands() {
+    let bench = bench(1).await;
+    for shell in ["bash", "zsh", "fish"] {
+        let ended = bench.cli.run(&["completions", shell]).await;
+        assert_eq!(ended.code, 0, "{ended:?}");
+        for word in ["sync", "verify", "allow-drop"] {
+            assert!(ended.stdout.contains(word), "{shell}: {word}");
+        }
+    }
+    let ended = bench.cli.run(&["completions", "nosh"]).await;
+    assert_eq!(ended.code, 2, "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ pub mod error;
 pub mod fingerprint;
 pub mod frame;
 pub mod ids;
+pub mod inventory;
 pub mod key;
 pub mod patience;
 pub mod retry;

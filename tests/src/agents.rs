@@ -322,6 +322,16 @@ impl Operator {
         reply.expect("the run goes on").into_inner()
     }
 
+    /// Stops a run softly.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub async fn pause(&self, id: &str) -> Result<v1::Run, Status> {
+        let request = v1::PauseRunRequest { id: id.to_owned() };
+        let reply = self.control.clone().pause_run(request).await;
+        reply.map(tonic::Response::into_inner)
+    }
+
     /// Stops a run.
     pub async fn cancel(&self, id: &str) -> v1::Run {
         let request = v1::CancelRunRequest { id: id.to_owned() };

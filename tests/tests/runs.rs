@@ -4,7 +4,7 @@
 use strait_proto::v1;
 use strait_tests::agents::{Operator, SinkAgent, SourceAgent, named_run, selectors, source_state};
 use strait_tests::held::{Act, Hand};
-use strait_tests::lakes::{Lakes, TABLE, label};
+use strait_tests::lakes::{self, Lakes, TABLE, label};
 
 /// Rows of a day: some twenty frames, and a checkpoint after every second one.
 const ROWS: u64 = 20_000;
@@ -65,6 +65,55 @@ async fn a_cancelled_run_is_resumed_and_ends_equal() {
     );
 
     hand.release();
+    operator.resume(&id).await;
+    let run = operator.ended(&id).await;
+    assert_eq!(run.status, "done", "{run:?}");
+    assert_nothing_was_sent_twice(&hand, 4);
+    lakes.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_run_checkpoints_and_goes_on_only_when_it_is_resumed() {
+    let lakes = Lakes::filled(4, ROWS).await;
+    let hand = Hand::default();
+    let sink = SinkAgent::start_with(&lakes, None, &hand, |_| {}).await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let operator = source.operator();
+    let id = run_held_in_day_1(&hand, &operator).await;
+    let checkpoints = hand.checkpoints(&label(1));
+    // It waits for the checkpoint that is under way, so the engine must go on.
+    let pausing = tokio::join!(operator.pause(&id), async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        hand.release();
+    });
+    let paused = pausing.0.expect("it is under way");
+    assert_eq!(
+        (paused.status.as_str(), paused.phase.as_str()),
+        ("paused", ""),
+        "{paused:?}"
+    );
+    assert!(
+        hand.checkpoints(&label(1)) > checkpoints,
+        "what was under way was checkpointed"
+    );
+    let refused = operator.pause(&id).await.expect_err("it is paused already");
+    assert!(refused.message().contains("is paused"), "{refused:?}");
+    let refused = operator.try_start().await.expect_err("the target is owned");
+    assert!(
+        refused.message().contains("strait runs resume"),
+        "{refused:?}"
+    );
+    // Not even a restart of the agent begins it.
+    source.drain().await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let operator = source.operator();
+    assert_eq!(operator.run(&id).await.status, "paused");
+    assert!(
+        !lakes
+            .contents(&lakes.b())
+            .await
+            .contains_key(&lakes::key(3).to_string())
+    );
     operator.resume(&id).await;
     let run = operator.ended(&id).await;
     assert_eq!(run.status, "done", "{run:?}");

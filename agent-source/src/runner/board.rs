@@ -221,7 +221,7 @@ mod tests {
                 shutdown: Shutdown::new(),
                 bandwidth: crate::pace::Pacer::new(None, 1).share(None),
                 began: Instant::now(),
-                cancelled: false.into(),
+                asked: Mutex::default(),
             }),
             cpu: CpuPool::new(1),
             source: Arc::new(strait_memory::MemorySource::open(&cluster)),

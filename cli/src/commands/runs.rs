@@ -20,7 +20,9 @@ pub(crate) enum Command {
     Show(Id),
     /// Follow a run to its end
     Watch(Id),
-    /// Go on with a run that has ended partial, failed or cancelled
+    /// Stop a run softly: what is under way is checkpointed, and it goes on when it is resumed
+    Pause(Id),
+    /// Go on with a run that has ended partial, failed, paused or cancelled
     Resume {
         #[command(flatten)]
         id: Id,
@@ -104,6 +106,14 @@ pub(crate) async fn run(
             said(output, &run, "goes on");
             Ok(Outcome::Done)
         }
+        Command::Pause(Id { id }) => {
+            let run = control
+                .pause_run(v1::PauseRunRequest { id })
+                .await?
+                .into_inner();
+            said(output, &run, "was asked to pause");
+            Ok(Outcome::Done)
+        }
         Command::Cancel(Id { id }) => {
             let run = control
                 .cancel_run(v1::CancelRunRequest { id })
@@ -151,7 +161,9 @@ async fn list(connection: &Connection, output: &Output, limit: u32) -> Result<Ou
         .map(|run| {
             let selectors = run.selectors.clone().unwrap_or_default();
             let progress = run.progress.clone().unwrap_or_default();
-            let done = progress.partitions_done + progress.partitions_already;
+            let done = progress.partitions_done
+                + progress.partitions_already
+                + progress.partitions_dropped;
             vec![
                 run.id.get(..8).unwrap_or(&run.id).to_owned(),
                 run.status.clone(),

@@ -264,7 +264,7 @@ pub(crate) fn summary(run: &v1::Run) -> String {
         lines.push(format!("because: {}", run.message));
     }
     match run.status.as_str() {
-        "partial" | "failed" | "cancelled" => {
+        "partial" | "failed" | "paused" | "cancelled" => {
             lines.push(format!("go on with `strait runs resume {}`", run.id))
         }
         _ => {}

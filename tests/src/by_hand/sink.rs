@@ -259,6 +259,7 @@ impl Transfer for Service {
     type CopyStream = ReceiverStream<Result<v1::CopyReply, Status>>;
     type DigestStream = ReceiverStream<Result<v1::DigestReply, Status>>;
     type HoldingsStream = ReceiverStream<Result<v1::HoldingsReply, Status>>;
+    type GetTablesStream = ReceiverStream<Result<v1::TableInfo, Status>>;
 
     async fn prepare(
         &self,
@@ -362,6 +363,13 @@ impl Transfer for Service {
         &self,
         _: Request<v1::HoldingsRequest>,
     ) -> Result<Response<Self::HoldingsStream>, Status> {
+        Err(Status::unimplemented("there is no engine"))
+    }
+
+    async fn get_tables(
+        &self,
+        _: Request<v1::GetTablesRequest>,
+    ) -> Result<Response<Self::GetTablesStream>, Status> {
         Err(Status::unimplemented("there is no engine"))
     }
 

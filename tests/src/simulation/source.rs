@@ -684,7 +684,7 @@ impl SourceAgent {
             self.desk = Desk::Waiting(run, row);
             return Ok(Status::Running);
         }
-        row.status = status_after(&ended, false);
+        row.status = status_after(&ended, None);
         if let Err(error) = &ended {
             row.message = error.to_string();
             row.kind = Some(error.kind());
