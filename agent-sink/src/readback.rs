@@ -110,7 +110,12 @@ impl Readback {
                     answer.digest = Some(digest.to_bytes().to_vec().into());
                 }
                 // What is damaged or changes here is this partition's trouble; the others can be read.
-                Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Moved) => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        Kind::Corrupt | Kind::Moved | Kind::Refused | Kind::Schema
+                    ) =>
+                {
                     answer.kind = Some(error.kind().name().to_owned());
                     answer.message = error.to_string();
                 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use strait_proto::v1;
 use strait_tests::agents::{Operator, SinkAgent, SourceAgent, selectors};
-use strait_tests::held::Hand;
+use strait_tests::held::{Act, Hand};
 use strait_tests::lakes::{self, Lakes, label};
 
 const DAYS: u32 = 8;
@@ -186,6 +186,44 @@ async fn digests_find_what_no_version_tells() {
     };
     assert_eq!(healed, expected, "{run:?}");
     pair.lakes.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_cannot_be_read_to_compare_it_fails_alone_and_a_pause_does_not_wait() {
+    let pair = Pair::start().await;
+    let lakes = &pair.lakes;
+    pair.night(mirror(v1::Check::Versions, 0)).await;
+    // The middle of A's file is spoilt, so it can be listed and not read.
+    let file = lakes.files(&lakes.a(), 2).remove(0);
+    let whole = std::fs::read(&file).expect("a file");
+    let mut bytes = whole.clone();
+    bytes[4..200].fill(0xff);
+    std::fs::write(&file, bytes).expect("a file");
+    let (night, run) = pair.night(mirror(v1::Check::Digests, 0)).await;
+    assert_eq!(
+        (night.status.as_str(), night.failed),
+        ("partial", labels([2])),
+        "{run:?}"
+    );
+    let progress = run.progress.expect("progress");
+    assert_eq!(progress.partitions_already, u64::from(DAYS) - 1);
+    std::fs::write(&file, whole).expect("a file");
+
+    pair.hands[1].hold(Act::Read, &label(4));
+    let request = v1::StartRunRequest {
+        selectors: Some(selectors()),
+        mode: Some(mirror(v1::Check::Digests, 0)),
+        ..v1::StartRunRequest::default()
+    };
+    let id = pair.operator.start_as(request).await;
+    pair.hands[1].is_holding(&label(4)).await;
+    let paused = pair.operator.pause(&id).await.expect("it is under way");
+    assert_eq!(paused.status, "paused", "{paused:?}");
+    pair.hands[1].release();
+    pair.operator.resume(&id).await;
+    let run = pair.operator.ended(&id).await;
+    assert_eq!(run.status, "done", "{run:?}");
+    lakes.assert_equal().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

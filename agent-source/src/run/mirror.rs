@@ -201,6 +201,19 @@ impl Run {
         }
     }
 
+    /// A's rows of a partition cannot be read. One that has moved is met again by its copy, which plans it anew.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be written.
+    pub fn unreadable(&mut self, unread: &Unread, error: Error) -> Result<()> {
+        let row = &unread.row;
+        if error.kind() == Kind::Moved {
+            self.present.insert(row.seq);
+            return Ok(());
+        }
+        self.settle(row, PartitionState::Failed, row.spent, Err(error))
+    }
+
     /// Everything that B has was told and compared: whether what only B has may go.
     ///
     /// # Errors

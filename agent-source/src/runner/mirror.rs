@@ -12,14 +12,31 @@ use crate::compare::Sides;
 use crate::run::{Run, Unread};
 use crate::stream::Attempt;
 
-/// Partitions of which digests are asked for at a time.
-const PAGE: usize = 256;
+/// Partitions of which digests are asked for at a time: as many as a sink answers at once, since each question lists its table.
+const PAGE: usize = 1000;
+/// What one message of confirmed receipts takes at most, in bytes, unless a single one takes more.
+const CONFIRM_BYTES_MAX: usize = 1 << 20;
+/// What a receipt takes beside its condition.
+const RECEIPT_BYTES: usize = 1 << 10;
 
-/// Settles every partition of the plan that B has already, and finds those that only B has.
+/// Settles every partition of the plan that B has already, and finds those that only B has. Neither stop waits for it: it has changed nothing that is not decided anew.
 ///
 /// # Errors
-/// What either side says; what ends an attempt ends it.
+/// What either side says; `Cancelled` if a stop was asked for.
 pub(super) async fn compare(
+    agent: &Arc<Agent>,
+    live: &Arc<Live>,
+    sides: &Sides<'_>,
+    id: RunId,
+    epoch: Epoch,
+) -> Result<()> {
+    tokio::select! {
+        compared = compare_all(agent, live, sides, id, epoch) => compared,
+        () = live.shutdown.draining() => Err(Error::cancelled("stopped while comparing")),
+    }
+}
+
+async fn compare_all(
     agent: &Arc<Agent>,
     live: &Arc<Live>,
     sides: &Sides<'_>,
@@ -62,12 +79,11 @@ async fn read(
         for unread in &unread {
             let known = unread.known.ours;
             ours.push(match known {
-                Some(_) => known,
+                Some(known) => Ok(known),
                 None => match sides.ours(agent, &unread.row.partition).await {
-                    Ok(ours) => Some(ours),
-                    // The copy meets it again, and plans the partition anew.
-                    Err(error) if error.kind() == Kind::Moved => None,
-                    Err(error) => return Err(error),
+                    // This partition's trouble alone, as when it is copied.
+                    Err(error) if is_its_own(error.kind()) => Err(error),
+                    ours => Ok(ours?),
                 },
             });
         }
@@ -91,24 +107,33 @@ async fn read(
                 (stored.rows.ok(), stored.version)
             }
         };
-        if let Some(ours) = ours {
-            compared.push((unread, ours, fingerprint, version));
-        }
+        compared.push((unread, ours, fingerprint, version));
     }
     let settle = move |run: &mut Run| {
         let mut confirmed = Vec::new();
         for (unread, ours, theirs, version) in compared {
-            confirmed.extend(run.compared(&unread, ours, theirs, version)?);
+            match ours {
+                Ok(ours) => confirmed.extend(run.compared(&unread, ours, theirs, version)?),
+                Err(error) => run.unreadable(&unread, error)?,
+            }
         }
         Ok(confirmed)
     };
     let confirmed: Vec<Confirmed> = live.decide(&agent.cpu, settle).await?;
-    if confirmed.is_empty() {
-        return Ok(());
+    // So that the next run need not read them. They have one condition, which may be long.
+    let each = RECEIPT_BYTES + sides.job.resolved.len();
+    for some in confirmed.chunks((CONFIRM_BYTES_MAX / each).max(1)) {
+        let to = &sides.job.spec.to;
+        sides.link.confirm(to, id, epoch, some).await?;
     }
-    // So that the next run need not read them.
-    let to = &sides.job.spec.to;
-    sides.link.confirm(to, id, epoch, &confirmed).await
+    Ok(())
+}
+
+fn is_its_own(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Moved | Kind::Corrupt | Kind::Refused | Kind::Schema
+    )
 }
 
 /// Drops what only B has, where that is allowed, when all else is committed.
