@@ -45,6 +45,8 @@ pub struct Figures {
     pub completed: u64,
     /// Partitions that a run reported as copied.
     pub copied: u64,
+    /// Partitions that a mirror read and found equal.
+    pub confirmed: u64,
     /// Attempts that went on from a position in mid-partition.
     pub resumed: u64,
     /// Attempts ended by a newer one.
@@ -70,6 +72,7 @@ impl std::ops::AddAssign for Figures {
         self.steps += other.steps;
         self.completed += other.completed;
         self.copied += other.copied;
+        self.confirmed += other.confirmed;
         self.resumed += other.resumed;
         self.fenced += other.fenced;
         self.moved += other.moved;

@@ -52,6 +52,7 @@ fn every_row_arrives_once_whatever_happens() {
         steps: _,
         completed,
         copied,
+        confirmed,
         resumed,
         fenced,
         moved,
@@ -65,6 +66,7 @@ fn every_row_arrives_once_whatever_happens() {
     for (what, count) in [
         ("completed", completed),
         ("copied", copied),
+        ("confirmed", confirmed),
         ("resumed", resumed),
         ("fenced", fenced),
         ("moved", moved),

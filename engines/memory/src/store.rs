@@ -426,12 +426,12 @@ impl MemoryStore {
         Some(state.tables.get(name)?.partitions.get(key)?.version())
     }
 
-    /// The run whose replacement is all that this partition holds, with its receipt.
+    /// The run whose replacement is all that this partition holds, or that has found it equal, with its receipt.
     pub fn replaced_by(&self, name: &TableName, key: &PartitionKey) -> Option<(RunId, Receipt)> {
         let state = self.lock();
         let entries = state.tables.get(name)?.ledger.get(key)?;
         let newest = entries.last()?;
-        (newest.act == Act::Published(Disposition::Replace))
+        (newest.act != Act::Published(Disposition::Append))
             .then(|| (newest.run, newest.receipt.clone()))
     }
 

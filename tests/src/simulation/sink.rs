@@ -16,6 +16,7 @@ use strait_common::engine::{
 };
 use strait_common::frame::Decoder;
 use strait_common::ids::{Epoch, RunId};
+use strait_common::selection::Selection;
 use strait_common::{Error, Result};
 use strait_memory::{Action as At, MemorySink, MemoryStore};
 use strait_proto::v1;
@@ -125,7 +126,7 @@ impl SinkProcess {
             CallRequest::Attach(_) => {
                 self.finishes.is_empty() || self.broken == Some(Broken::FinishNotAwaited)
             }
-            CallRequest::Complete { .. } => true,
+            CallRequest::Confirm { .. } | CallRequest::Complete { .. } => true,
         }
     }
 
@@ -137,12 +138,24 @@ impl SinkProcess {
                 now(self.engine.prepare(&table.name, &table, false))?;
                 let attachment = now(self.engine.attach(claim))?;
                 let positions: Vec<Position> = now(now(attachment.positions())?.try_collect())?;
+                let everything = Selection::everything(&cluster::schema());
+                let holdings = now(self.engine.holdings(&table.name, &everything))?;
+                let holdings = now(holdings.try_collect())?;
                 let epoch = attachment.epoch();
                 self.newest = Some(Attached {
                     run: claim.run,
                     attachment,
                 });
-                Ok(CallReply::Attached(epoch, positions))
+                Ok(CallReply::Attached(epoch, positions, holdings))
+            }
+            CallRequest::Confirm {
+                run,
+                epoch,
+                confirmed,
+            } => {
+                let attached = self.attached(*run, *epoch)?;
+                now(attached.attachment.confirm(confirmed))?;
+                Ok(CallReply::Confirmed)
             }
             CallRequest::Complete {
                 run,

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use agent_source::compare::Fingerprint;
 use agent_source::job::{Job, Mode, Spec};
+use agent_source::link::Held;
 use agent_source::overlap::Overlaps;
 use agent_source::run::{Next, Run, Verdict, status_after};
 use agent_source::runs::{PartitionRow, PartitionState, RunRow, RunStore, Status};
@@ -13,12 +15,13 @@ use futures::{FutureExt, StreamExt};
 use strait_common::budget::Budget;
 use strait_common::digest::{Digest, DigestId, digest};
 use strait_common::engine::{
-    Batch, Claim, Outcome, Partition, Position, PositionState, ReadLimits, Receipt, Source,
-    Stream as EngineStream,
+    Batch, Claim, Confirmed, Holding, Outcome, Partition, Position, PositionState, ReadLimits,
+    Receipt, Source, Stream as EngineStream, Version,
 };
 use strait_common::error::Reaction;
 use strait_common::frame::{Compression, Encoder};
 use strait_common::ids::{Epoch, RunId};
+use strait_common::key::PartitionKey;
 use strait_common::retry::Backoff;
 use strait_common::selection::{Selection, SelectionSpec};
 use strait_common::{Error, Result};
@@ -220,6 +223,17 @@ pub fn partitions(a: &MemoryStore, selection: &Selection) -> Result<Vec<Partitio
         .collect()
 }
 
+/// What a store holds of a partition now: its version, and rows and digest.
+fn fingerprint(store: &MemoryStore, key: &PartitionKey) -> Result<(Option<Version>, Fingerprint)> {
+    let name = cluster::table()?.name;
+    let (mut rows, mut sum) = (0, Digest::default());
+    for batch in store.batches(&name, key) {
+        rows += batch.num_rows() as u64;
+        sum = sum.plus(digest(&batch)?);
+    }
+    Ok((store.version(&name, key), (rows, sum)))
+}
+
 impl SourceAgent {
     /// An agent that knows nothing.
     ///
@@ -362,18 +376,20 @@ impl SourceAgent {
         Ok(claim)
     }
 
-    /// The sink has answered an attach. `trusting` adds what this side remembers.
+    /// The sink has answered an attach: what its ledger says, and, for a mirror, what is equal. `trusting` adds what this side remembers. Answers with what the ledger
+    /// is to be told.
     ///
     /// # Errors
     /// What the store says.
-    pub fn attached(
+    pub fn compare(
         &mut self,
-        epoch: Epoch,
         positions: &[Position],
-        streams: &[u64],
+        holdings: &[Holding],
+        a: &MemoryStore,
+        b: &MemoryStore,
         trusting: bool,
-    ) -> Result<()> {
-        let Desk::Busy(run, row, attempt) = &mut self.desk else {
+    ) -> Result<Vec<Confirmed>> {
+        let Desk::Busy(run, row, _) = &mut self.desk else {
             return Err(Error::internal("no attempt"));
         };
         positions
@@ -401,6 +417,52 @@ impl SourceAgent {
                 }
             }
         }
+        run.flush()?;
+        let mut confirmed = Vec::new();
+        if !matches!(row.job.mode, Mode::Mirror { .. }) {
+            return Ok(confirmed);
+        }
+        for holding in holdings {
+            let held = Held {
+                key: holding.key.clone(),
+                version: holding
+                    .partition
+                    .as_ref()
+                    .map(|stored| stored.version.clone()),
+                rows: holding.partition.as_ref().and_then(|stored| stored.rows),
+                receipt: holding.receipts.last().cloned(),
+                receipts: holding.receipts.len() as u64,
+                intact: holding.intact,
+            };
+            let Some(unread) = run.held(&held)? else {
+                continue;
+            };
+            let (_, ours) = fingerprint(a, &unread.row.partition.key)?;
+            let (version, theirs) = fingerprint(b, &held.key)?;
+            let planned = &unread.row.partition.version;
+            if a.version(&cluster::table()?.name, &held.key).as_ref() != Some(planned) {
+                run.unreadable(&unread, Error::moved("A has changed"))?;
+                continue;
+            }
+            let ours = unread.known.ours.unwrap_or(ours);
+            let (theirs, version) = match unread.known.theirs {
+                Some(known) => (known, unread.version.clone()),
+                None => (theirs, version),
+            };
+            confirmed.extend(run.compared(&unread, ours, Some(theirs), version)?);
+        }
+        run.all_compared()?;
+        Ok(confirmed)
+    }
+
+    /// The attempt goes on to copy over these streams.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn attached(&mut self, epoch: Epoch, streams: &[u64]) -> Result<()> {
+        let Desk::Busy(run, row, attempt) = &mut self.desk else {
+            return Err(Error::internal("no attempt"));
+        };
         row.attempts += 1;
         row.epoch = epoch.0;
         run.flush()?;

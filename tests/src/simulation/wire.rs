@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use strait_common::engine::{Claim, Outcome, Position};
+use strait_common::engine::{Claim, Confirmed, Holding, Outcome, Position};
 use strait_common::frame::{Compression, Decoder, Encoder, Frame};
 use strait_common::ids::{Epoch, RunId};
 use strait_common::{Error, Result};
@@ -82,6 +82,15 @@ pub struct Call {
 pub enum CallRequest {
     /// Take the claim.
     Attach(Claim),
+    /// Write that these were found equal.
+    Confirm {
+        /// The run.
+        run: RunId,
+        /// The epoch of the attempt.
+        epoch: Epoch,
+        /// What was found.
+        confirmed: Vec<Confirmed>,
+    },
     /// End it.
     Complete {
         /// The run.
@@ -96,8 +105,10 @@ pub enum CallRequest {
 /// What is answered.
 #[derive(Debug)]
 pub enum CallReply {
-    /// The claim is taken.
-    Attached(Epoch, Vec<Position>),
+    /// The claim is taken. What the sink holds is told at once: whatever happens between the two questions can happen after both.
+    Attached(Epoch, Vec<Position>, Vec<Holding>),
+    /// It is written that partitions were found equal.
+    Confirmed,
     /// It has ended.
     Completed,
 }

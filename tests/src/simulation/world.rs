@@ -478,7 +478,8 @@ impl World {
             return Ok(());
         };
         match answer {
-            Ok(CallReply::Attached(epoch, positions)) => {
+            Ok(CallReply::Confirmed) => Ok(()),
+            Ok(CallReply::Attached(epoch, positions, holdings)) => {
                 let streams: Vec<u64> = (0..self.rng.random_range(1..=2))
                     .map(|_| self.number())
                     .collect();
@@ -506,8 +507,25 @@ impl World {
                 if self.broken == Some(Broken::Engine(Rule::PositionWithoutVersion)) {
                     self.agents[agent].mistake_versions(&mut positions)?;
                 }
-                self.agents[agent].attached(epoch, &positions, &streams, trusting)?;
-                Ok(())
+                let found = &mut self.agents[agent];
+                let confirmed =
+                    found.compare(&positions, &holdings, &self.a.store, &self.b, trusting)?;
+                found.attached(epoch, &streams)?;
+                if confirmed.is_empty() {
+                    return Ok(());
+                }
+                self.figures.confirmed += confirmed.len() as u64;
+                let confirm = CallRequest::Confirm {
+                    run,
+                    epoch,
+                    confirmed,
+                };
+                let answer = self.sinks[call.sink].answer(&confirm);
+                self.buried(call.sink);
+                match answer {
+                    Ok(_) => Ok(()),
+                    Err(error) => self.attempt_ended(agent, Err(error)),
+                }
             }
             Ok(CallReply::Completed) => {
                 let outcome = match &self.agents[agent].desk {

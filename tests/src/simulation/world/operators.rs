@@ -1,6 +1,6 @@
 //! What operators do: what the handbook says, and sometimes not.
 
-use agent_source::job::{Job, Mode};
+use agent_source::job::{Check, Job, Mode};
 use agent_source::runs::Status;
 use futures::FutureExt;
 use rand::Rng;
@@ -87,9 +87,13 @@ impl World {
     pub(super) fn begin(&mut self, agent: usize) -> Lived {
         let id = self.run_id(agent);
         // Whole partitions alone can take the place of others.
-        let mode = match !self.bounded && self.rng.random_bool(0.5) {
-            true => Mode::Replace,
-            false => Mode::Append { again: false },
+        let mode = match self.rng.random_range(0..4) {
+            0 if !self.bounded => Mode::Replace,
+            1 | 2 if !self.bounded => Mode::Mirror {
+                check: [Check::Versions, Check::Digests][self.rng.random_range(0..2)],
+                allow_drop: 0,
+            },
+            _ => Mode::Append { again: false },
         };
         let job = source::job(self.bounded, mode, self.now_ns())?;
         note!(self, "operator: agent {agent} begins run {}", id.short());
@@ -125,7 +129,7 @@ impl World {
         if self.buried(sink) {
             return Ok(());
         }
-        if let Ok(CallReply::Attached(epoch, _)) = attached {
+        if let Ok(CallReply::Attached(epoch, ..)) = attached {
             note!(self, "operator: run {} is abandoned", run.short());
             self.figures.abandoned += 1;
             let _ = self.sinks[sink].answer(&CallRequest::Complete {
