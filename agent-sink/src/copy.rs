@@ -91,7 +91,8 @@ impl Room {
         match self.sink.space().await? {
             Some(space) if space.used_percent() > u64::from(self.used_max.0) => {
                 Err(Error::full(format!(
-                    "the sink's disk is {} % full, and no partition begins above {} (disk_used_max); make room or raise it",
+                    "the disk of {} is {} % full, and no partition begins above {} (disk_used_max); make room or raise it",
+                    space.place,
                     space.used_percent(),
                     self.used_max
                 )))

@@ -225,8 +225,10 @@ pub struct Prepared {
 }
 
 /// Room for a store's data, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Space {
+    /// Where it is, as an operator would look for it.
+    pub place: String,
     /// What this agent can still write.
     pub free: u64,
     /// What is taken, by whomever.

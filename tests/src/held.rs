@@ -244,11 +244,12 @@ impl Sink for HeldSink {
     }
 
     async fn space(&self) -> Result<Option<Space>> {
-        let said = *self
+        let said = self
             .hand
             .space
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         match said {
             Some(space) => Ok(Some(space)),
             None => self.below.space().await,

@@ -18,6 +18,14 @@ fn mode(kind: v1::mode::Kind) -> v1::Mode {
     }
 }
 
+fn disk(free: u64, used: u64) -> Space {
+    Space {
+        place: "/data/b".to_owned(),
+        free,
+        used,
+    }
+}
+
 async fn start(operator: &Operator, mode: v1::Mode, without_room: bool) -> Result<String, Status> {
     let request = v1::StartRunRequest {
         selectors: Some(selectors()),
@@ -87,8 +95,8 @@ async fn a_run_that_b_has_no_room_for_is_refused_and_one_that_fits_is_not() {
     let sink = SinkAgent::start_with(&lakes, None, &hand, |_| {}).await;
     let source = SourceAgent::start(&lakes, &sink.url()).await;
     let operator = source.operator();
-    let (small, used) = (64 << 20, 1 << 20);
-    hand.disk_is(Space { free: small, used });
+    let small = 64 << 20;
+    hand.disk_is(disk(small, 1 << 20));
     for kind in [Kind::Append, Kind::Replace, Kind::Mirror] {
         let refused = start(&operator, mode(kind), false).await;
         let refused = refused.expect_err("there is no room");
@@ -101,10 +109,7 @@ async fn a_run_that_b_has_no_room_for_is_refused_and_one_that_fits_is_not() {
     assert_eq!(run.status, "done", "{run:?}");
     // What B has already needs no room.
     for kind in [Kind::Append, Kind::Mirror] {
-        hand.disk_is(Space {
-            free: small + 1,
-            used,
-        });
+        hand.disk_is(disk(small + 1, 1 << 20));
         let run = operator.run_as(selectors(), mode(kind)).await;
         let progress = run.progress.clone().expect("progress");
         assert_eq!(progress.partitions_already, u64::from(DAYS), "{run:?}");
@@ -120,15 +125,12 @@ async fn no_partition_begins_on_a_disk_that_is_fuller_than_allowed() {
     let sink = SinkAgent::start_with(&lakes, None, &hand, full).await;
     let source = SourceAgent::start(&lakes, &sink.url()).await;
     let operator = source.operator();
-    let of_100_gib = |used: u64| Space {
-        free: (100 - used) << 30,
-        used: used << 30,
-    };
+    let of_100_gib = |used: u64| disk((100 - used) << 30, used << 30);
     hand.disk_is(of_100_gib(81));
     let id = operator.start().await;
     let waits = |run: &v1::Run| run.phase == "waiting" && run.message.contains("disk_used_max");
     let run = operator.until(&id, "waits for room", waits).await;
-    assert!(run.message.contains("81 % full"), "{run:?}");
+    assert!(run.message.contains("/data/b is 81 % full"), "{run:?}");
     assert!(lakes.contents(&lakes.b()).await.is_empty());
     hand.disk_is(of_100_gib(80));
     assert_eq!(operator.ended(&id).await.status, "done");

@@ -129,6 +129,7 @@ impl Sink for LakeSink {
                 )?;
                 let bytes = |blocks: u64| blocks.saturating_mul(stats.f_frsize);
                 Ok(Some(Space {
+                    place: root.display().to_string(),
                     free: bytes(stats.f_bavail),
                     used: bytes(stats.f_blocks.saturating_sub(stats.f_bfree)),
                 }))
