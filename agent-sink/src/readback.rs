@@ -153,7 +153,7 @@ impl Readback {
             return send(Vec::new(), true).await;
         }
         let table = self.store.source.describe(&self.wanted.name).await?;
-        let selection = self.resolve(&table)?;
+        let selection = self.pruning(&table);
         let all = self.store.sink.holdings(&table.name, &selection);
         let all = within(self.engine_timeout, "holdings", all).await?;
         let mut all = patient_stream(all, self.engine_timeout, "holdings");
@@ -170,14 +170,27 @@ impl Readback {
         send(page, true).await
     }
 
-    fn resolve(&self, table: &Table) -> Result<Selection> {
+    /// What leaves partitions out by their keys. Columns that B does not have yet leave out none: the source looks again at what it is told.
+    fn pruning(&self, table: &Table) -> Selection {
         let spec = SelectionSpec {
+            columns: None,
+            ..self.spec()
+        };
+        Selection::resolve(&spec, &table.schema, self.selection.now)
+            .unwrap_or_else(|_| Selection::everything(&table.schema))
+    }
+
+    fn spec(&self) -> SelectionSpec {
+        SelectionSpec {
             predicate: self.selection.predicate.clone(),
             columns: Some(self.selection.columns.clone()),
             zone: Some(self.selection.zone.clone()),
-        };
-        let selection =
-            Selection::resolve(&spec, &table.schema, self.selection.now).context("at the sink")?;
+        }
+    }
+
+    fn resolve(&self, table: &Table) -> Result<Selection> {
+        let selection = Selection::resolve(&self.spec(), &table.schema, self.selection.now)
+            .context("at the sink")?;
         let columns = selection
             .columns()
             .iter()

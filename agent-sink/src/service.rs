@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::Field;
 use futures::StreamExt;
 use prost::Message;
 use strait_common::budget::Budget;
 use strait_common::config::Percent;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{self, DigestId};
-use strait_common::engine::{Claim, Position, Publish, Store};
-use strait_common::ids::{Epoch, RunId};
+use strait_common::engine::{Claim, Position, Publish, Store, Table};
+use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::patience::patient;
 use strait_common::shutdown::Shutdown;
 use strait_common::{Context, Error, Result, frame, inventory, wire};
@@ -126,16 +127,37 @@ impl Shared {
     async fn do_prepare(&self, request: v1::PrepareRequest) -> Result<v1::PrepareReply> {
         let protocol = negotiate(request.protocol_min, request.protocol_max, &request.release)?;
         check_bounds(request.window_frames, request.frame_bytes_max)?;
+        let policy = request.schema_policy();
         let (id, store) = self.target(request.target)?;
         let shape = request
             .shape
             .ok_or_else(|| Error::corrupt("a request without a shape"))?;
         let wanted = wire::table(id.table.clone(), shape)?;
-        let limits = store.sink.limits(&wanted.schema)?;
-        let prepared = store
+        let evolves = matches!(
+            policy,
+            v1::SchemaPolicy::Unspecified | v1::SchemaPolicy::Evolve
+        );
+        let only_look = request.dry_run || !evolves;
+        let missing = store.sink.add_columns(&id.table, &wanted, only_look);
+        let missing = missing.await?;
+        let sent = match policy {
+            v1::SchemaPolicy::Freeze => wanted.clone(),
+            _ if only_look => wanted.without(&missing),
+            _ => wanted.clone(),
+        };
+        let limits = store.sink.limits(&sent.schema)?;
+        let columns = column_plans(store, &id.table, &wanted, &missing, evolves).await?;
+        let mut prepared = store
             .sink
-            .prepare(&id.table, &wanted, request.dry_run)
+            .prepare(&id.table, &sent, request.dry_run)
             .await?;
+        let absent = if evolves { Vec::new() } else { missing.clone() };
+        if evolves {
+            let added = missing
+                .iter()
+                .map(|name| format!("column {}.{name}", id.table));
+            prepared.created.extend(added);
+        }
         let stream_bytes = stream_bytes(
             request.window_frames,
             request.frame_bytes_max,
@@ -156,6 +178,8 @@ impl Shared {
             notes: prepared.notes,
             lacking: prepared.lacking,
             foreign: prepared.foreign,
+            absent,
+            columns,
             value_rules: limits.value_rules,
             atomic: limits.publish == Publish::Atomic,
             free_bytes: store.sink.space().await?.map(|space| space.free),
@@ -473,6 +497,53 @@ impl Shared {
             None => v1::GetClaimReply::default(),
         })
     }
+}
+
+/// Every column of either side, those of A first, as they are before anything is made.
+async fn column_plans(
+    store: &Store,
+    table: &TableName,
+    wanted: &Table,
+    missing: &[String],
+    evolves: bool,
+) -> Result<Vec<v1::ColumnPlan>> {
+    let there = store.source.tables().await?.contains(table);
+    let here = match there {
+        true => Some(store.source.describe(table).await?.schema),
+        false => None,
+    };
+    let of = |field: &Field| {
+        let null = if field.is_nullable() { "" } else { " not null" };
+        format!("{}{null}", field.data_type())
+    };
+    let mut columns = Vec::new();
+    for field in wanted.schema.fields() {
+        let found = here
+            .as_ref()
+            .map(|here| here.field_with_name(field.name()).ok());
+        let added = || of(&field.as_ref().clone().with_nullable(true));
+        let (sink, what) = match found {
+            None => (Some(of(field)), "created"),
+            _ if missing.contains(field.name()) && evolves => (Some(added()), "added"),
+            Some(None) => (None, "left out"),
+            Some(Some(found)) => (Some(of(found)), "same"),
+        };
+        columns.push(v1::ColumnPlan {
+            name: field.name().clone(),
+            source: Some(of(field)),
+            sink,
+            what: what.to_owned(),
+        });
+    }
+    let here = here.iter().flat_map(|here| here.fields());
+    let not_sent = here.filter(|field| wanted.schema.index_of(field.name()).is_err());
+    columns.extend(not_sent.map(|field| v1::ColumnPlan {
+        name: field.name().clone(),
+        source: None,
+        sink: Some(of(field)),
+        what: "null".to_owned(),
+    }));
+    Ok(columns)
 }
 
 fn negotiate(min: u32, max: u32, release: &str) -> Result<u32> {

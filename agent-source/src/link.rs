@@ -81,6 +81,7 @@ impl Link {
         to: &Place,
         wanted: &Table,
         window: Window,
+        policy: v1::SchemaPolicy,
         dry_run: bool,
     ) -> Result<v1::PrepareReply> {
         let request = v1::PrepareRequest {
@@ -92,6 +93,7 @@ impl Link {
             dry_run,
             window_frames: window.frames,
             frame_bytes_max: window.frame_bytes_max,
+            schema_policy: policy.into(),
         };
         self.bounded("prepare", async {
             let reply = self.client().prepare(request).await?.into_inner();

@@ -67,12 +67,11 @@ pub async fn plan(
     spec: Spec,
     mode: Mode,
     now: i64,
+    policy: v1::SchemaPolicy,
     dry_run: bool,
 ) -> Result<Planned> {
-    resolve(agent, spec, mode, now)
-        .await?
-        .prepare(agent, dry_run)
-        .await
+    let resolved = resolve(agent, spec, mode, now).await?;
+    resolved.prepare(agent, policy, dry_run).await
 }
 
 async fn resolve(agent: &Agent, spec: Spec, mode: Mode, now: i64) -> Result<Resolved> {
@@ -123,8 +122,33 @@ async fn resolve(agent: &Agent, spec: Spec, mode: Mode, now: i64) -> Result<Reso
 }
 
 impl Resolved {
-    /// Asks the sink.
-    async fn prepare(self, agent: &Agent, dry_run: bool) -> Result<Planned> {
+    /// Asks the sink. What it leaves out is left out of the job, too: receipts and digests are of the columns that are sent.
+    async fn prepare(
+        self,
+        agent: &Agent,
+        policy: v1::SchemaPolicy,
+        dry_run: bool,
+    ) -> Result<Planned> {
+        let (mut spec, mode, now) = (self.job.spec.clone(), self.job.mode, self.job.now);
+        let columns = self.selection.columns().to_vec();
+        let planned = self.ask(agent, policy, dry_run).await?;
+        let absent = &planned.reply.absent;
+        if absent.is_empty() {
+            return Ok(planned);
+        }
+        let sent = columns
+            .into_iter()
+            .filter(|column| !absent.contains(column));
+        spec.selection.columns = Some(sent.collect());
+        let narrowed = resolve(agent, spec, mode, now).await?;
+        let mut narrowed = narrowed
+            .ask(agent, v1::SchemaPolicy::Freeze, dry_run)
+            .await?;
+        narrowed.reply.columns = planned.reply.columns;
+        Ok(narrowed)
+    }
+
+    async fn ask(self, agent: &Agent, policy: v1::SchemaPolicy, dry_run: bool) -> Result<Planned> {
         let Resolved {
             job,
             selection,
@@ -137,7 +161,8 @@ impl Resolved {
             frames: agent.config.window_frames,
             frame_bytes_max: agent.config.frame_bytes_max,
         };
-        let reply = link.prepare(&job.spec.to, &wanted, window, dry_run).await?;
+        let reply = link.prepare(&job.spec.to, &wanted, window, policy, dry_run);
+        let reply = reply.await?;
         if job.mode.disposition() == Disposition::Replace && !reply.lacking.is_empty() {
             return Err(Error::refused(format!(
                 "the sink's table has columns that are not copied: {}; --mode {} would lose what they hold. Name them in --columns if the source has \
@@ -322,6 +347,7 @@ pub struct Streams {
 /// As [`plan`].
 pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<Started> {
     check_bandwidth(agent, request.bandwidth_max)?;
+    let policy = request.schema_policy();
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
     let mode = Mode::try_from(request.mode)?;
     if let Some(started) = under_way(agent, &spec, mode).await? {
@@ -343,7 +369,7 @@ pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<S
         let mut partitions = partitions(source, table, selection, mode).await?;
         while partitions.next().await.transpose()?.is_some() {}
     }
-    let planned = resolved.prepare(agent, false).await?;
+    let planned = resolved.prepare(agent, policy, false).await?;
     planned.check_foreign(request.mode)?;
     if !request.without_room {
         planned.check_room(agent).await?;
@@ -502,7 +528,8 @@ pub async fn adopt(agent: &Arc<Agent>, id: &str, to: &str) -> Result<RunRow> {
             job.spec.to, job.spec.to
         )));
     }
-    let mut planned = plan(agent, job.spec.clone(), job.mode, job.now, false).await?;
+    let evolve = v1::SchemaPolicy::Evolve;
+    let mut planned = plan(agent, job.spec.clone(), job.mode, job.now, evolve, false).await?;
     if planned.job.resolved != job.resolved || planned.job.digest_id != job.digest_id {
         return Err(Error::refused(format!(
             "the table at the source has changed since run {id} was planned; abandon it with `strait runs abandon {id} --to {to}` and begin a new one"
@@ -571,9 +598,10 @@ pub async fn show(
 ) -> Result<()> {
     check_bandwidth(agent, request.bandwidth_max)?;
     let bandwidth_max = least(request.bandwidth_max, agent.config.bandwidth_max);
+    let policy = request.schema_policy();
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
     let mode = Mode::try_from(request.mode)?;
-    let planned = plan(agent, spec, mode, now_ns(), true).await?;
+    let planned = plan(agent, spec, mode, now_ns(), policy, true).await?;
     planned.check_foreign(request.mode)?;
     let send = |body| answers.send(v1::PlanReply { body: Some(body) });
     send(v1::plan_reply::Body::Summary(summary(
@@ -769,6 +797,7 @@ fn summary(
         release_source: strait_proto::RELEASE.to_owned(),
         release_sink: reply.release.clone(),
         columns: columns.collect(),
+        mapping: reply.columns.clone(),
         compression: agent.config.compression.to_string(),
         bandwidth_max,
     }

@@ -103,6 +103,9 @@ pub fn earlier(
         Overlap::Same => Earlier::Refused(
             "the partition has changed at the source since, and which of its rows are new cannot be told".to_owned(),
         ),
+        Overlap::Possible if condition(&receipt.selection) == condition(&job.resolved) => {
+            Earlier::Refused("it copied other columns of the same rows".to_owned())
+        }
         Overlap::Possible => Earlier::Refused(format!(
             "it selected {}, this run selects {}, and nothing shows that no row is in both",
             condition(&receipt.selection),

@@ -30,7 +30,15 @@ pub async fn verify(
     answers: &Answers<v1::VerifyReply>,
 ) -> Result<()> {
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
-    let planned = plan::plan(agent, spec, Mode::Append { again: false }, now_ns(), true).await?;
+    let planned = plan::plan(
+        agent,
+        spec,
+        Mode::Append { again: false },
+        now_ns(),
+        v1::SchemaPolicy::Freeze,
+        true,
+    )
+    .await?;
     let send = |body| answers.send(v1::VerifyReply { body: Some(body) });
     let mut totals = v1::VerifyTotals::default();
     let mut seen = std::collections::HashSet::new();

@@ -55,6 +55,19 @@ pub(crate) struct ModeArguments {
     /// With --mode mirror: drop partitions that the source no longer has, unless there are more than this [default: 0]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     allow_drop: u64,
+    /// What happens to columns that the sink's table lacks
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = SchemaPolicy::Evolve)]
+    schema: SchemaPolicy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SchemaPolicy {
+    /// They are added; what the sink has already is null in them
+    Evolve,
+    /// The run is refused
+    Freeze,
+    /// They are left out of the run
+    Ignore,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,6 +89,14 @@ enum Check {
 }
 
 impl ModeArguments {
+    pub(crate) fn schema_policy(&self) -> v1::SchemaPolicy {
+        match self.schema {
+            SchemaPolicy::Evolve => v1::SchemaPolicy::Evolve,
+            SchemaPolicy::Freeze => v1::SchemaPolicy::Freeze,
+            SchemaPolicy::Ignore => v1::SchemaPolicy::Ignore,
+        }
+    }
+
     /// For the wire; `again` is of append.
     pub(crate) fn message(&self, again: bool) -> v1::Mode {
         use v1::mode::Kind;

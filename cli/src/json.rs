@@ -152,7 +152,20 @@ pub(crate) struct Plan {
     pub(crate) to_drop: u64,
     pub(crate) already: u64,
     pub(crate) refused: u64,
+    pub(crate) columns: Vec<PlannedColumn>,
     pub(crate) partitions: Vec<PlannedPartition>,
+}
+
+/// A column at both sides.
+#[derive(Debug, Serialize)]
+pub(crate) struct PlannedColumn {
+    pub(crate) name: String,
+    /// Its type at A; null where A does not send it.
+    pub(crate) source: Option<String>,
+    /// Its type at B; null where B does not get it.
+    pub(crate) sink: Option<String>,
+    /// same, created, added, null, left out.
+    pub(crate) what: String,
 }
 
 /// A partition of a plan.

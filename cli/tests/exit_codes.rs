@@ -463,6 +463,7 @@ async fn the_fields_of_json_are_the_documented_ones() {
             ("to_replace", Is::Number),
             ("already", Is::Number),
             ("refused", Is::Number),
+            ("columns", Is::List),
             ("partitions", Is::List),
         ],
     );

@@ -27,7 +27,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -76,6 +76,23 @@ pub struct Table {
     pub schema: SchemaRef,
     /// The levels of its division, outermost first; none for a table without partitions.
     pub divisions: Vec<Division>,
+}
+
+impl Table {
+    /// The same without these columns.
+    #[must_use]
+    pub fn without(&self, columns: &[String]) -> Table {
+        let fields = self.schema.fields().iter();
+        let left = fields.filter(|field| !columns.contains(field.name()));
+        let left: Vec<_> = left.cloned().collect();
+        Table {
+            schema: Arc::new(Schema::new_with_metadata(
+                left,
+                self.schema.metadata().clone(),
+            )),
+            ..self.clone()
+        }
+    }
 }
 
 /// One partition as the source engine sees it now.
@@ -422,6 +439,18 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Schema` if what is there does not fit, showing both sides. `Refused` if the division does not fit.
     async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared>;
+
+    /// Adds the columns of `wanted` that the table lacks, where there is a table, each able to be null: what is there already is null in them. Answers with their names; with
+    /// `dry_run` that is all. Columns that divide `wanted` are never added. Safe to repeat.
+    ///
+    /// # Errors
+    /// `Schema` if the table cannot hold such a column; `Unavailable` if other writers are always faster.
+    async fn add_columns(
+        &self,
+        table: &TableName,
+        wanted: &Table,
+        dry_run: bool,
+    ) -> Result<Vec<String>>;
 
     /// Takes or takes over the claim: raises the epoch in the store, reads the ledger, then discards what older attempts of
     /// this run staged and no position covers.

@@ -260,6 +260,15 @@ impl Sink for HeldSink {
         self.below.prepare(table, wanted, dry_run).await
     }
 
+    async fn add_columns(
+        &self,
+        table: &TableName,
+        wanted: &Table,
+        dry_run: bool,
+    ) -> Result<Vec<String>> {
+        self.below.add_columns(table, wanted, dry_run).await
+    }
+
     async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {
         Ok(Arc::new(HeldAttachment {
             below: self.below.attach(claim).await?,

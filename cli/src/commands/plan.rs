@@ -34,6 +34,7 @@ pub(crate) async fn run(
         streams: arguments.streams,
         bandwidth_max: arguments.bandwidth_max.map(|size| size.0),
         mode: Some(arguments.mode.message(false)),
+        schema_policy: arguments.mode.schema_policy().into(),
     };
     let mut replies = connection.control().plan(request).await?.into_inner();
     let (mut summary, mut totals, mut partitions) = (
@@ -78,6 +79,16 @@ pub(crate) async fn run(
         to_drop: totals.to_drop,
         already: totals.already,
         refused: totals.refused,
+        columns: summary
+            .mapping
+            .into_iter()
+            .map(|column| json::PlannedColumn {
+                name: column.name,
+                source: column.source,
+                sink: column.sink,
+                what: column.what,
+            })
+            .collect(),
         partitions: partitions
             .into_iter()
             .map(|partition| json::PlannedPartition {
@@ -89,6 +100,25 @@ pub(crate) async fn run(
             .collect(),
     });
     Ok(Outcome::Done)
+}
+
+/// Each column at both sides, and what becomes of it.
+fn columns(mapping: &[v1::ColumnPlan]) -> String {
+    let none = || "-".to_owned();
+    let row = |column: &v1::ColumnPlan| {
+        vec![
+            column.name.clone(),
+            column.source.clone().unwrap_or_else(none),
+            column.sink.clone().unwrap_or_else(none),
+            match column.what.as_str() {
+                "null" => "becomes null".to_owned(),
+                "same" => String::new(),
+                what => what.to_owned(),
+            },
+        ]
+    };
+    let rows: Vec<_> = mapping.iter().map(row).collect();
+    format::table(&["column", "at the source", "at the sink", ""], &rows, 4)
 }
 
 /// Partitions shown; the totals count all of them.
@@ -147,6 +177,7 @@ fn text(
         totals.bytes.map_or_else(unknown, format::bytes)
     ));
     lines.push(format!("selection: {}", summary.selection));
+    lines.push(columns(&summary.mapping));
     lines.extend(
         summary
             .created

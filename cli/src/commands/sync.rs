@@ -41,6 +41,7 @@ pub(crate) async fn run(
         bandwidth_max: arguments.bandwidth_max.map(|size| size.0),
         mode: Some(arguments.mode.message(arguments.again)),
         without_room: arguments.without_room,
+        schema_policy: arguments.mode.schema_policy().into(),
     };
     let reply = connection.control().start_run(request).await?.into_inner();
     let run = reply.run.unwrap_or_default();

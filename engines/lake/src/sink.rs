@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use deltalake::kernel::StructType;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
@@ -195,6 +195,55 @@ impl Sink for LakeSink {
         Ok(prepared)
     }
 
+    async fn add_columns(
+        &self,
+        table: &TableName,
+        wanted: &Table,
+        dry_run: bool,
+    ) -> Result<Vec<String>> {
+        if !self.lake.exists(table)? {
+            return Ok(Vec::new());
+        }
+        let context = || format!("table {table}");
+        let mut added = None;
+        for attempt in 0..ATTACH_TRIES_MAX {
+            let opened = self.lake.open(table, None).await?;
+            check_writable(&opened).with_context(context)?;
+            let missing = missing(&opened, wanted);
+            let names = added.get_or_insert_with(|| {
+                let names = missing.fields().iter().map(|field| field.name().clone());
+                names.collect::<Vec<_>>()
+            });
+            if dry_run || missing.fields().is_empty() {
+                return Ok(names.clone());
+            }
+            let mapping = Mapping::of(&Arc::new(missing)).with_context(context)?;
+            let columns: StructType = mapping
+                .stored()
+                .as_ref()
+                .try_into_kernel()
+                .or_error(Kind::Schema, context())?;
+            let loaded = self.lake.builder(table)?.load().await;
+            let loaded = loaded.or_error(Kind::Unavailable, context())?;
+            let fields: Vec<_> = columns.fields().cloned().collect();
+            // With the crate's retries a change that came in between could be passed over.
+            let committed = loaded
+                .add_columns()
+                .with_fields(fields)
+                .with_commit_properties(CommitProperties::default().with_max_retries(0))
+                .await;
+            // Whoever was faster, and whatever the answer: what is there now tells.
+            if let Err(error) = committed {
+                tracing::debug!(%table, %error, "columns were not added, or the answer was lost");
+                pause(attempt).await;
+            }
+            self.lake.disk().step(Step::Return)?;
+        }
+        Err(Error::unavailable(format!(
+            "table {table}: columns could not be added, {ATTACH_TRIES_MAX} times"
+        )))
+    }
+
     async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {
         let table = &claim.table;
         for attempt in 0..ATTACH_TRIES_MAX {
@@ -368,6 +417,24 @@ fn check_claim(ledger: &Ledger, claim: &Claim) -> Result<()> {
     Ok(())
 }
 
+/// The columns that a table lacks, each able to be null. None where one of them divides the source: that table does not fit.
+fn missing(opened: &Opened, wanted: &Table) -> Schema {
+    let here = opened.mapping.original();
+    let fields = wanted.schema.fields().iter();
+    let missing = fields.filter(|field| here.field_with_name(field.name()).is_err());
+    let missing: Vec<_> = missing
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
+    let divides = |field: &Field| {
+        let mut divisions = wanted.divisions.iter();
+        divisions.any(|division| division.column == *field.name())
+    };
+    if missing.iter().any(divides) {
+        return Schema::empty();
+    }
+    Schema::new(missing)
+}
+
 /// Checks that rows of `wanted` can be appended to a table.
 fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
     check_writable(opened)?;
@@ -390,37 +457,41 @@ fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
         )));
     }
     let here = opened.mapping.original();
-    let mut lines = Vec::new();
+    let mut lines: Vec<[String; 4]> = Vec::new();
+    let mut wrong = |column: &str, source: String, sink: String, why: &str| {
+        lines.push([column.to_owned(), source, sink, why.to_owned()]);
+    };
+    let of = |field: &Field| {
+        let null = if field.is_nullable() { "" } else { " not null" };
+        format!("{}{null}", field.data_type())
+    };
+    let none = || "-".to_owned();
     for field in wanted.schema.fields() {
         match here.field_with_name(field.name()) {
-            Err(_) => lines.push(format!(
-                "  {}: {} at the source, missing at the sink",
+            Err(_) => wrong(
                 field.name(),
-                field.data_type()
-            )),
+                of(field),
+                none(),
+                "missing at the sink; --schema evolve adds it, --schema ignore leaves it out",
+            ),
             Ok(found) if !same_type(found.data_type(), field.data_type()) => {
-                lines.push(format!(
-                    "  {}: {} at the source, {} at the sink",
-                    field.name(),
-                    field.data_type(),
-                    found.data_type()
-                ));
+                wrong(field.name(), of(field), of(found), "another type");
             }
             Ok(found) if field.is_nullable() && !found.is_nullable() => {
-                lines.push(format!(
-                    "  {}: may be null at the source, must not be at the sink",
-                    field.name()
-                ));
+                wrong(
+                    field.name(),
+                    of(field),
+                    of(found),
+                    "must not be null at the sink",
+                );
             }
             Ok(_) => {}
         }
     }
     for field in here.fields() {
         if wanted.schema.field_with_name(field.name()).is_err() && !field.is_nullable() {
-            lines.push(format!(
-                "  {}: not among the columns sent, must not be null at the sink",
-                field.name()
-            ));
+            let why = "not sent, and must not be null at the sink";
+            wrong(field.name(), none(), of(field), why);
         }
     }
     if lines.is_empty() {
@@ -428,6 +499,26 @@ fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
     }
     Err(Error::schema(format!(
         "the columns do not fit:\n{}",
-        lines.join("\n")
+        beside(&lines)
     )))
+}
+
+/// The columns that do not fit, both sides beside each other.
+fn beside(lines: &[[String; 4]]) -> String {
+    let header = ["column", "source", "sink", ""].map(str::to_owned);
+    let all = || std::iter::once(&header).chain(lines);
+    let width = |at: usize| {
+        all()
+            .map(|line| line[at].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths = [width(0), width(1), width(2)];
+    let lines = all().map(|[column, source, sink, why]| {
+        let [a, b, c] = widths;
+        format!("  {column:a$}  {source:b$}  {sink:c$}  {why}")
+            .trim_end()
+            .to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }

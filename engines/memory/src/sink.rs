@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use strait_common::engine::{
@@ -210,6 +210,47 @@ impl Sink for MemorySink {
         })?;
         self.process.steps.take("return from prepare")?;
         Ok(prepared)
+    }
+
+    async fn add_columns(
+        &self,
+        table: &TableName,
+        wanted: &Table,
+        dry_run: bool,
+    ) -> Result<Vec<String>> {
+        let added = self.process.act("add columns", |state| {
+            let Some(held) = state.tables.get_mut(table) else {
+                return Ok(Vec::new());
+            };
+            let fields = wanted.schema.fields().iter();
+            let missing = fields.filter(|field| held.table.schema.index_of(field.name()).is_err());
+            let missing: Vec<_> = missing.cloned().collect();
+            let names = missing.iter().map(|field| field.name().clone());
+            let names: Vec<String> = names.collect();
+            let divides = |name: &String| {
+                let mut divisions = wanted.divisions.iter();
+                divisions.any(|division| division.column == *name)
+            };
+            if names.iter().any(divides) {
+                return Ok(Vec::new());
+            }
+            if !dry_run && !names.is_empty() {
+                let before = held.table.schema.fields().iter().cloned();
+                let missing = missing
+                    .iter()
+                    .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+                let schema = Arc::new(Schema::new(before.chain(missing).collect::<Vec<_>>()));
+                for partition in held.partitions.values_mut() {
+                    for batch in &mut partition.batches {
+                        *batch = fit(batch, &schema)?;
+                    }
+                }
+                held.table.schema = schema;
+            }
+            Ok(names)
+        })?;
+        self.process.steps.take("return from add_columns")?;
+        Ok(added)
     }
 
     async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {

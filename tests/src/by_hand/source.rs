@@ -64,6 +64,7 @@ impl SourceByHand {
     pub fn preparation(&self) -> v1::PrepareRequest {
         let shape = wire::shape(&lakes::schema(), &lakes::wanted().divisions).expect("a shape");
         v1::PrepareRequest {
+            schema_policy: v1::SchemaPolicy::Freeze.into(),
             protocol_min: strait_proto::PROTOCOL_MIN,
             protocol_max: strait_proto::PROTOCOL_MAX,
             release: "by hand".to_owned(),

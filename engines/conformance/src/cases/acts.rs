@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use strait_common::Kind;
-use strait_common::engine::{Begun, Cursor, Disposition, Finished, Position};
+use strait_common::engine::{
+    Begun, Cursor, Disposition, Division, DivisionKind, Finished, Position,
+};
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
 
 use super::{
@@ -76,6 +78,73 @@ pub async fn prepare_refuses_another_type(harness: &dyn Harness) -> Check {
             "the error does not name the column: {error}"
         );
     }
+    Ok(())
+}
+
+/// Columns that the table lacks are named, then added once; rows that are there are null in them, and rows come with them. What divides a table is never added.
+pub async fn columns_that_are_missing_are_added_once(harness: &dyn Harness) -> Check {
+    let mut world = World::new(harness).await?;
+    let [part, other, _] = three_parts()?;
+    world
+        .copied(1, std::slice::from_ref(&part), Disposition::Append)
+        .await?;
+    let name = world.table.clone();
+    let mut wider = data::table(true)?;
+    let more = [
+        Field::new("volume", DataType::Int64, false),
+        Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, None), true),
+    ];
+    let fields = wider.schema.fields().iter().cloned();
+    let fields = fields.chain(more.map(Arc::new)).collect::<Vec<_>>();
+    wider.schema = Arc::new(Schema::new(fields));
+    for (dry_run, named) in [(true, 2), (true, 2), (false, 2), (false, 0)] {
+        let sink = &world.process.store.sink;
+        let added = sink.add_columns(&name, &wider, dry_run).await;
+        let added = added.at("add_columns")?;
+        ensure!(
+            added.len() == named
+                && added
+                    .iter()
+                    .all(|column| column == "volume" || column == "at"),
+            "add_columns, dry {dry_run}: {added:?}"
+        );
+        let described = world.process.store.source.describe(&name).await;
+        let has = described.at("describe")?.schema.index_of("volume").is_ok();
+        ensure!(
+            has != dry_run,
+            "the column is there: {has}, dry run: {dry_run}"
+        );
+    }
+    world.restart().await?;
+    let described = world.process.store.source.describe(&name).await;
+    let described = described.at("describe")?;
+    let nullable = described.schema.field_with_name("volume").ok();
+    ensure!(
+        nullable.is_some_and(Field::is_nullable),
+        "rows that are there are null in {nullable:?}"
+    );
+    let listed = world.listed().await?;
+    ensure!(
+        listed.len() == 1 && listed[0].rows.is_none_or(|rows| rows == part.len()),
+        "{listed:?}"
+    );
+    let attachment = world.attach(2).await?;
+    copy(attachment.as_ref(), &other, Disposition::Append).await?;
+    let mut divided = data::table(true)?;
+    divided.divisions.push(Division {
+        column: "venue".to_owned(),
+        kind: DivisionKind::Value,
+    });
+    let fields = divided.schema.fields().iter().cloned();
+    let venue = Arc::new(Field::new("venue", DataType::Utf8, true));
+    divided.schema = Arc::new(Schema::new(fields.chain([venue]).collect::<Vec<_>>()));
+    let sink = &world.process.store.sink;
+    let added = sink.add_columns(&name, &divided, false).await;
+    let added = added.at("add_columns of a division")?;
+    ensure!(
+        added.is_empty(),
+        "a column that divides was added: {added:?}"
+    );
     Ok(())
 }
 

@@ -1,0 +1,316 @@
+//! Columns that A has and B lacks, or the other way round: added, refused or left out, as asked for, before a row moves.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use strait_common::digest::{DigestId, digest};
+use strait_common::engine::{
+    Begun, Claim, Disposition, Level, Outcome, Partition, Receipt, Table, Version,
+};
+use strait_common::ids::RunId;
+use strait_proto::v1;
+use strait_proto::v1::SchemaPolicy;
+use strait_tests::agents::{Operator, SinkAgent, SourceAgent, selectors};
+use strait_tests::lakes::{self, Lakes, TABLE, key};
+use tonic::Status;
+
+const ROWS: u64 = 100;
+
+/// The table of every test with one more column.
+fn wider() -> Table {
+    let table = lakes::wanted();
+    let fields = table.schema.fields().iter().cloned();
+    let venue = Arc::new(Field::new("venue", DataType::Utf8, true));
+    Table {
+        schema: Arc::new(Schema::new(fields.chain([venue]).collect::<Vec<_>>())),
+        ..table
+    }
+}
+
+/// Adds the column to a lake's table, and a day of rows that have it.
+async fn widen(lake: &Path, day: u32) {
+    let sink = lakes::open(lake).await.sink;
+    let table = wider();
+    let added = sink
+        .add_columns(&table.name, &table, false)
+        .await
+        .expect("a column");
+    assert_eq!(added, ["venue"]);
+    let rows = lakes::rows(day, 0..ROWS);
+    let venue: ArrayRef = Arc::new(StringArray::from(vec!["XNYS"; rows.num_rows()]));
+    let columns = rows.columns().iter().cloned().chain([venue]).collect();
+    let rows = RecordBatch::try_new(Arc::clone(&table.schema), columns).expect("rows");
+    let claim = Claim {
+        run: RunId::random(),
+        table: table.name.clone(),
+        agent: "another writer".to_owned(),
+        job: "widen".to_owned(),
+        taken_at: 0,
+    };
+    let attachment = sink.attach(&claim).await.expect("nobody else writes");
+    let partition = Partition {
+        key: key(day),
+        rows: None,
+        bytes: None,
+        version: Version("wider".to_owned()),
+        pin: String::new(),
+    };
+    let begun = attachment
+        .begin(&partition, Disposition::Append, None)
+        .await;
+    let Begun::Writer(mut writer) = begun.expect("it can be begun") else {
+        panic!("a new run has committed nothing")
+    };
+    writer.append(rows.clone()).await.expect("rows fit");
+    let receipt = Receipt {
+        key: partition.key,
+        version: partition.version,
+        rows: ROWS,
+        digest: digest(&rows).expect("a digest"),
+        digest_id: DigestId::of(&table.schema).expect("a digest id"),
+        level: Level::Received,
+        selection: "everything".to_owned(),
+    };
+    writer.finish(receipt).await.expect("it is published");
+    attachment.complete(Outcome::Done).await.expect("it ends");
+}
+
+async fn start(
+    operator: &Operator,
+    kind: v1::mode::Kind,
+    policy: SchemaPolicy,
+) -> Result<String, Status> {
+    let request = v1::StartRunRequest {
+        selectors: Some(selectors()),
+        mode: Some(v1::Mode {
+            kind: kind.into(),
+            ..v1::Mode::default()
+        }),
+        schema_policy: policy.into(),
+        ..v1::StartRunRequest::default()
+    };
+    let reply = operator.control.clone().start_run(request).await?;
+    Ok(reply.into_inner().run.expect("a run").id)
+}
+
+async fn plan(operator: &Operator, kind: v1::mode::Kind, policy: SchemaPolicy) -> v1::PlanSummary {
+    let request = v1::PlanRequest {
+        selectors: Some(selectors()),
+        mode: Some(v1::Mode {
+            kind: kind.into(),
+            ..v1::Mode::default()
+        }),
+        schema_policy: policy.into(),
+        ..v1::PlanRequest::default()
+    };
+    let replies = operator
+        .control
+        .clone()
+        .plan(request)
+        .await
+        .expect("a plan");
+    let (mut replies, mut found) = (replies.into_inner(), None);
+    // To its end: the partitions are looked at after the summary.
+    while let Some(reply) = replies.message().await.expect("an answer") {
+        if let Some(v1::plan_reply::Body::Summary(summary)) = reply.body {
+            found = Some(summary);
+        }
+    }
+    found.expect("a summary")
+}
+
+fn what(summary: &v1::PlanSummary, name: &str) -> String {
+    let mut columns = summary.mapping.iter();
+    let column = columns.find(|column| column.name == name);
+    column.expect("every column is in the plan").what.clone()
+}
+
+async fn columns_of_b(lakes: &Lakes) -> Vec<String> {
+    let source = lakes::open(&lakes.b()).await.source;
+    let table = source.describe(&TABLE.parse().expect("a name")).await;
+    let schema = table.expect("the table").schema;
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_a_gains_is_added_refused_or_left_out() {
+    use v1::mode::Kind;
+    let lakes = Lakes::filled(2, ROWS).await;
+    let sink = SinkAgent::start(&lakes).await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let operator = source.operator();
+    assert_eq!(
+        what(
+            &plan(&operator, Kind::Append, SchemaPolicy::Evolve).await,
+            "id"
+        ),
+        "created"
+    );
+    let id = start(&operator, Kind::Append, SchemaPolicy::Evolve).await;
+    assert_eq!(operator.ended(&id.expect("a run")).await.status, "done");
+    widen(&lakes.a(), 2).await;
+    let before = columns_of_b(&lakes).await;
+
+    // Refused: both sides are shown, and what can be done.
+    let refused = start(&operator, Kind::Append, SchemaPolicy::Freeze).await;
+    let refused = refused.expect_err("the column is missing");
+    for words in [
+        "venue",
+        "Utf8",
+        "missing at the sink",
+        "--schema evolve",
+        "--schema ignore",
+    ] {
+        assert!(refused.message().contains(words), "{refused}");
+    }
+    // Left out: the run and its receipts are of the other columns, and nothing changes at B.
+    let left = plan(&operator, Kind::Mirror, SchemaPolicy::Ignore).await;
+    assert_eq!(
+        (what(&left, "venue").as_str(), what(&left, "id").as_str()),
+        ("left out", "same")
+    );
+    assert!(!left.selection.contains("venue"), "{}", left.selection);
+    let id = start(&operator, Kind::Append, SchemaPolicy::Ignore)
+        .await
+        .expect("a run");
+    let run = operator.ended(&id).await;
+    assert_eq!(run.status, "done", "{run:?}");
+    let progress = run.progress.expect("progress");
+    assert_eq!(
+        (progress.partitions_already, progress.partitions_done),
+        (2, 1)
+    );
+    assert_eq!(columns_of_b(&lakes).await, before);
+    let selected = v1::VerifyRequest {
+        selectors: Some(v1::Selectors {
+            columns: before.clone(),
+            ..selectors()
+        }),
+    };
+    let mut replies = operator
+        .control
+        .clone()
+        .verify(selected)
+        .await
+        .expect("a stream")
+        .into_inner();
+    let mut equal = 0;
+    while let Some(reply) = replies.message().await.expect("an answer") {
+        if let Some(v1::verify_reply::Body::Totals(totals)) = reply.body {
+            equal = totals.equal;
+        }
+    }
+    assert_eq!(equal, 3);
+
+    // Added: a plan only says so, a run does it, and a mirror heals what was copied without it.
+    let added = plan(&operator, Kind::Mirror, SchemaPolicy::Evolve).await;
+    assert_eq!(what(&added, "venue"), "added");
+    assert!(
+        added
+            .created
+            .iter()
+            .any(|made| made == &format!("column {TABLE}.venue")),
+        "{added:?}"
+    );
+    assert_eq!(columns_of_b(&lakes).await, before);
+    let refused = start(&operator, Kind::Append, SchemaPolicy::Evolve)
+        .await
+        .expect("a run");
+    let run = operator.ended(&refused).await;
+    assert_eq!(
+        run.status, "partial",
+        "its rows are there, without the column: {run:?}"
+    );
+    for partition in operator.partitions(&run.id).await {
+        assert!(
+            partition.message.contains("other columns of the same rows"),
+            "{partition:?}"
+        );
+    }
+    let id = start(&operator, Kind::Mirror, SchemaPolicy::Evolve)
+        .await
+        .expect("a run");
+    let run = operator.ended(&id).await;
+    assert_eq!(run.status, "done", "{run:?}");
+    // Where the column is null at A, B is equal as it is.
+    assert_eq!(run.progress.expect("progress").partitions_done, 1);
+    assert_eq!(
+        columns_of_b(&lakes).await.last().map(String::as_str),
+        Some("venue")
+    );
+    lakes.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_b_alone_has_becomes_null_and_one_that_differs_is_refused() {
+    use v1::mode::Kind;
+    let lakes = Lakes::filled(2, ROWS).await;
+    let other = lakes::open(&lakes.b()).await.sink;
+    let table = wider();
+    other
+        .prepare(&table.name, &table, false)
+        .await
+        .expect("a table");
+    let sink = SinkAgent::start(&lakes).await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let operator = source.operator();
+    let summary = plan(&operator, Kind::Append, SchemaPolicy::Evolve).await;
+    assert_eq!(what(&summary, "venue"), "null");
+    let id = start(&operator, Kind::Append, SchemaPolicy::Evolve)
+        .await
+        .expect("a run");
+    assert_eq!(operator.ended(&id).await.status, "done");
+    // Another type, and one that must not be null there.
+    let fields = table
+        .schema
+        .fields()
+        .iter()
+        .map(|field| match field.name().as_str() {
+            "id" => Arc::new(Field::new("id", DataType::Int32, false)),
+            "name" => Arc::new(Field::new("name", DataType::Utf8, false)),
+            _ => Arc::clone(field),
+        });
+    let odd = Table {
+        name: "db/odd".parse().expect("a name"),
+        schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+        ..table
+    };
+    other
+        .prepare(&odd.name, &odd, false)
+        .await
+        .expect("a table");
+    let request = v1::StartRunRequest {
+        selectors: Some(v1::Selectors {
+            to: "b:db/odd".to_owned(),
+            ..selectors()
+        }),
+        ..v1::StartRunRequest::default()
+    };
+    let refused = operator.control.clone().start_run(request).await;
+    let refused = refused.expect_err("they do not fit");
+    let message = refused.message();
+    for words in [
+        "column",
+        "Int64 not null",
+        "Int32 not null",
+        "another type",
+        "must not be null",
+    ] {
+        assert!(message.contains(words), "{message}");
+    }
+    // One line a column, both sides beside each other.
+    assert_eq!(
+        message
+            .lines()
+            .filter(|line| line.starts_with("  "))
+            .count(),
+        3,
+        "{message}"
+    );
+}
