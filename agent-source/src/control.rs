@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use strait_common::engine::Disposition;
 use strait_common::error::Kind;
 use strait_common::ids::RunId;
 use strait_common::{Error, Result};
@@ -134,6 +135,15 @@ impl Operators {
         if row.status == crate::runs::Status::Abandoned {
             return Err(Error::refused(format!(
                 "run {} was abandoned; begin a new one",
+                row.id
+            )));
+        }
+        if row.status == crate::runs::Status::Partial
+            && row.job.mode.disposition() == Disposition::Replace
+        {
+            return Err(Error::refused(format!(
+                "run {} has ended partial, and others may have written since: its plan could put older rows in the place of newer ones. Begin a new run \
+                 with --mode mirror, which copies only what is left",
                 row.id
             )));
         }

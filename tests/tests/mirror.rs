@@ -313,6 +313,55 @@ async fn a_partition_goes_only_where_as_many_may_go_and_all_else_is_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_has_grown_old_drops_nothing_that_a_has_by_now() {
+    let pair = Pair::start().await;
+    let (lakes, a, b) = (&pair.lakes, pair.lakes.a(), pair.lakes.b());
+    pair.night(mirror(v1::Check::Versions, 0)).await;
+    // A run that may drop is paused; it knows A as it was.
+    lakes.remove_as_a_stranger(&a, 1);
+    pair.hands[1].hold(Act::Read, &label(4));
+    let request = v1::StartRunRequest {
+        selectors: Some(selectors()),
+        mode: Some(mirror(v1::Check::Digests, 9)),
+        ..v1::StartRunRequest::default()
+    };
+    let id = pair.operator.start_as(request).await;
+    pair.hands[1].is_holding(&label(4)).await;
+    pair.operator.pause(&id).await.expect("it is under way");
+    pair.hands[1].release();
+    // A goes on: a new day, which somebody else brings to B, and the one that had gone is there again.
+    lakes.write(&a, DAYS, 0..ROWS).await;
+    lakes.write_as_a_stranger(&b, DAYS, 0..ROWS).await;
+    lakes.write(&a, 1, 0..ROWS).await;
+    pair.operator.resume(&id).await;
+    let run = pair.operator.ended(&id).await;
+    assert_eq!(
+        run.progress.clone().expect("progress").partitions_dropped,
+        0,
+        "{run:?}"
+    );
+    lakes.assert_equal().await;
+    let partitions = pair.operator.partitions(&id).await;
+    let failed = partitions
+        .iter()
+        .filter(|partition| partition.state == "failed");
+    let failed: Vec<_> = failed.collect();
+    assert_eq!(failed.len(), 2, "{failed:?}");
+    for partition in failed {
+        assert!(labels([1, DAYS]).contains(&partition.key), "{partition:?}");
+        assert!(
+            partition.message.contains("begin a new run"),
+            "{partition:?}"
+        );
+    }
+    // Its claim has ended: others may write from here on, and an old plan must not put older rows in the place of theirs.
+    let request = v1::ResumeRunRequest { id };
+    let refused = pair.operator.control.clone().resume_run(request).await;
+    let refused = refused.expect_err("its plan is old");
+    assert!(refused.message().contains("--mode mirror"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_partition_counts_as_one_that_goes() {
     let pair = Pair::start().await;
     let (lakes, a) = (&pair.lakes, pair.lakes.a());

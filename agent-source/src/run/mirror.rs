@@ -214,31 +214,14 @@ impl Run {
         self.settle(row, PartitionState::Failed, row.spent, Err(error))
     }
 
-    /// Everything that B has was told and compared: whether what only B has may go.
+    /// Whether partitions wait to be removed at B and nothing else does. Where something else has failed, none is removed.
     ///
     /// # Errors
     /// `Unavailable` if the store cannot be read or written.
-    pub fn all_compared(&mut self) -> Result<()> {
-        let Mode::Mirror { allow_drop, .. } = self.job.mode else {
-            return Ok(());
-        };
-        self.flush()?;
-        let totals = self.store.totals(self.id)?;
-        let drops = totals.dropping + totals.dropped;
-        if totals.dropping > 0 && (drops > allow_drop || self.planned == 0) {
-            let error = too_many(drops, allow_drop, self.planned);
-            tracing::warn!(run = %self.id.short(), partitions = totals.dropping, %error, "partitions of the sink stay");
-            self.store.fail_drops(self.id, &error)?;
+    pub fn drops_are_due(&mut self) -> Result<bool> {
+        if !matches!(self.job.mode, Mode::Mirror { .. }) {
+            return Ok(false);
         }
-        self.totals = self.store.totals(self.id)?;
-        Ok(())
-    }
-
-    /// The next partition to remove at B: when everything else is committed, and never where something else has failed.
-    ///
-    /// # Errors
-    /// `Unavailable` if the store cannot be read or written.
-    pub fn next_drop(&mut self) -> Result<Option<PartitionRow>> {
         self.flush()?;
         self.totals = self.store.totals(self.id)?;
         let Totals {
@@ -251,15 +234,63 @@ impl Run {
             ..
         } = self.totals;
         if dropping == 0 || done + already + failed + dropping + dropped < partitions {
-            return Ok(None);
+            return Ok(false);
         }
         if failed > 0 {
             let error = Error::refused(format!(
                 "the source has no such partition, or no row of it, any more; it was not dropped, since {failed} other partitions have failed"
             ));
             self.store.fail_drops(self.id, &error)?;
-            return Ok(None);
+            return Ok(false);
         }
+        Ok(true)
+    }
+
+    /// A partition that A has as of now: the plan may be old, and what it does not know, or knows otherwise, is not gone.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read or written.
+    pub fn has(&mut self, partition: &Partition) -> Result<()> {
+        let key = partition.key.to_string();
+        let row = self.store.partition_by_key(self.id, &key)?;
+        let gone = |row: &PartitionRow| row.state == PartitionState::Dropping;
+        match row.filter(gone) {
+            Some(row) if row.partition.version != partition.version => {
+                let error = Error::refused(
+                    "the source has this partition, and had it not when this run was planned; it stays at the sink. Leave this run and begin a new run",
+                );
+                self.settle(&row, PartitionState::Failed, row.spent, Err(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Every partition that A has as of now was told, so many: whether what only B has may go.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read or written.
+    pub fn all_told(&mut self, listed: u64) -> Result<()> {
+        let Mode::Mirror { allow_drop, .. } = self.job.mode else {
+            return Err(Error::internal("only a mirror drops"));
+        };
+        if self.drops_are_due()? {
+            let drops = self.totals.dropping + self.totals.dropped;
+            let planned = self.planned.min(listed);
+            if drops > allow_drop || planned == 0 {
+                let error = too_many(drops, allow_drop, planned);
+                tracing::warn!(run = %self.id.short(), partitions = drops, %error, "partitions of the sink stay");
+                self.store.fail_drops(self.id, &error)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next partition to remove at B.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store cannot be read or written.
+    pub fn next_drop(&mut self) -> Result<Option<PartitionRow>> {
+        self.flush()?;
         let dropping = Some(PartitionState::Dropping);
         Ok(self.store.partitions(self.id, dropping, 0, 1)?.pop())
     }

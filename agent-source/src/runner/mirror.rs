@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use strait_common::engine::Confirmed;
 use strait_common::ids::{Epoch, RunId};
 use strait_common::{Error, Kind, Result};
@@ -58,8 +59,7 @@ async fn compare_all(
             unread = later;
         }
     }
-    read(agent, live, sides, id, epoch, unread).await?;
-    live.decide(&agent.cpu, Run::all_compared).await
+    read(agent, live, sides, id, epoch, unread).await
 }
 
 /// Reads what must be read of some partitions, both sides at the same time.
@@ -136,7 +136,7 @@ fn is_its_own(kind: Kind) -> bool {
     )
 }
 
-/// Drops what only B has, where that is allowed, when all else is committed.
+/// Drops what only B has, where that is allowed, when all else is committed. A is asked again what it has: a plan may be days old, and others may have copied since.
 ///
 /// # Errors
 /// What the sink says; `Unavailable` if the store cannot be written.
@@ -145,6 +145,21 @@ pub(super) async fn drop_extras(
     live: &Arc<Live>,
     attempt: &Attempt,
 ) -> Result<()> {
+    if attempt.shutdown.is_draining() || !live.decide(&agent.cpu, Run::drops_are_due).await? {
+        return Ok(());
+    }
+    let listed = attempt
+        .source
+        .partitions(&attempt.table, &attempt.selection);
+    let mut listed = listed.await?.chunks(PAGE);
+    let mut count = 0;
+    while let Some(page) = listed.next().await {
+        count += page.len() as u64;
+        let tell = move |run: &mut Run| page.into_iter().try_for_each(|found| run.has(&found?));
+        live.decide(&agent.cpu, tell).await?;
+    }
+    live.decide(&agent.cpu, move |run| run.all_told(count))
+        .await?;
     while let Some(row) = live.decide(&agent.cpu, Run::next_drop).await? {
         live.set_phase("dropping", String::new());
         let key = row.partition.key.clone();

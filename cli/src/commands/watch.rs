@@ -263,7 +263,14 @@ pub(crate) fn summary(run: &v1::Run) -> String {
     if !run.message.is_empty() {
         lines.push(format!("because: {}", run.message));
     }
+    use v1::mode::Kind;
+    let appends = matches!(
+        run.mode.unwrap_or_default().kind(),
+        Kind::Unspecified | Kind::Append
+    );
     match run.status.as_str() {
+        "partial" if !appends => lines
+            .push("begin it again with --mode mirror, which copies only what is left".to_owned()),
         "partial" | "failed" | "paused" | "cancelled" => {
             lines.push(format!("go on with `strait runs resume {}`", run.id))
         }

@@ -451,7 +451,6 @@ impl SourceAgent {
             };
             confirmed.extend(run.compared(&unread, ours, Some(theirs), version)?);
         }
-        run.all_compared()?;
         Ok(confirmed)
     }
 
@@ -696,7 +695,7 @@ impl SourceAgent {
     ///
     /// # Errors
     /// What ends the attempt.
-    pub fn copied(&mut self) -> Result<Option<Verdict>> {
+    pub fn copied(&mut self, a: &MemoryStore) -> Result<Option<Verdict>> {
         let Desk::Busy(run, _, attempt) = &mut self.desk else {
             return Ok(None);
         };
@@ -707,6 +706,14 @@ impl SourceAgent {
         if let Some(error) = attempt.error.take() {
             return Err(error);
         }
+        let verdict = if !attempt.draining && run.drops_are_due()? {
+            let listed = partitions(a, &attempt.selection)?;
+            listed.iter().try_for_each(|partition| run.has(partition))?;
+            run.all_told(listed.len() as u64)?;
+            run.verdict()?
+        } else {
+            verdict
+        };
         if let Verdict::Complete(outcome) = verdict {
             attempt.phase = Phase::Completing(outcome);
         }

@@ -735,7 +735,7 @@ impl World {
             }
         }
         self.forget_ended();
-        match self.agents[agent].copied() {
+        match self.agents[agent].copied(&self.a.store) {
             Ok(None) => Ok(()),
             Ok(Some(Verdict::Again)) => self.attempt_ended(agent, Ok(None)),
             Ok(Some(Verdict::Complete(outcome))) => {
