@@ -137,27 +137,34 @@ impl Shared {
             policy,
             v1::SchemaPolicy::Unspecified | v1::SchemaPolicy::Evolve
         );
-        let only_look = request.dry_run || !evolves;
-        let missing = store.sink.add_columns(&id.table, &wanted, only_look);
-        let missing = missing.await?;
-        let sent = match policy {
-            v1::SchemaPolicy::Freeze => wanted.clone(),
-            _ if only_look => wanted.without(&missing),
-            _ => wanted.clone(),
-        };
+        let missing = store.sink.add_columns(&id.table, &wanted, true).await?;
+        let ignored = policy == v1::SchemaPolicy::Ignore;
+        let sent = wanted.without(if ignored { &missing } else { &[] });
+        if sent.schema.fields().is_empty() {
+            return Err(Error::schema(format!(
+                "table {} has none of the columns that are sent",
+                id.table
+            )));
+        }
         let limits = store.sink.limits(&sent.schema)?;
         let columns = column_plans(store, &id.table, &wanted, &missing, evolves).await?;
-        let mut prepared = store
-            .sink
-            .prepare(&id.table, &sent, request.dry_run)
-            .await?;
-        let absent = if evolves { Vec::new() } else { missing.clone() };
-        if evolves {
-            let added = missing
-                .iter()
-                .map(|name| format!("column {}.{name}", id.table));
+        let sink = &store.sink;
+        let prepared = if evolves && !missing.is_empty() {
+            // What does not fit is refused before a column is added.
+            let there = sent.without(&missing);
+            let mut prepared = sink.prepare(&id.table, &there, true).await?;
+            if !request.dry_run {
+                sink.add_columns(&id.table, &sent, false).await?;
+                prepared = sink.prepare(&id.table, &sent, false).await?;
+            }
+            let added = missing.iter();
+            let added = added.map(|name| format!("column {}.{name}", id.table));
             prepared.created.extend(added);
-        }
+            prepared
+        } else {
+            sink.prepare(&id.table, &sent, request.dry_run).await?
+        };
+        let absent = if ignored { missing } else { Vec::new() };
         let stream_bytes = stream_bytes(
             request.window_frames,
             request.frame_bytes_max,

@@ -58,7 +58,7 @@ struct Resolved {
     link: Link,
 }
 
-/// Resolves what is asked for, and asks the sink. With `dry_run` nothing is made at B.
+/// Resolves what is asked for, and asks the sink. Nothing is made at B. What the sink leaves out is left out of the job, too: receipts and digests are of the columns that are sent.
 ///
 /// # Errors
 /// `Config`, `Schema` or `Refused` if it cannot be done, saying what to change; `Unavailable` if a side cannot be reached.
@@ -68,10 +68,21 @@ pub async fn plan(
     mode: Mode,
     now: i64,
     policy: v1::SchemaPolicy,
-    dry_run: bool,
 ) -> Result<Planned> {
     let resolved = resolve(agent, spec, mode, now).await?;
-    resolved.prepare(agent, policy, dry_run).await
+    let planned = resolved.ask(agent, policy).await?;
+    let absent = &planned.reply.absent;
+    if absent.is_empty() {
+        return Ok(planned);
+    }
+    let mut spec = planned.job.spec.clone();
+    let columns = planned.selection.columns().iter();
+    let sent = columns.filter(|column| !absent.contains(column));
+    spec.selection.columns = Some(sent.cloned().collect());
+    let narrowed = resolve(agent, spec, mode, now).await?;
+    let mut narrowed = narrowed.ask(agent, policy).await?;
+    narrowed.reply.columns = planned.reply.columns;
+    Ok(narrowed)
 }
 
 async fn resolve(agent: &Agent, spec: Spec, mode: Mode, now: i64) -> Result<Resolved> {
@@ -122,33 +133,8 @@ async fn resolve(agent: &Agent, spec: Spec, mode: Mode, now: i64) -> Result<Reso
 }
 
 impl Resolved {
-    /// Asks the sink. What it leaves out is left out of the job, too: receipts and digests are of the columns that are sent.
-    async fn prepare(
-        self,
-        agent: &Agent,
-        policy: v1::SchemaPolicy,
-        dry_run: bool,
-    ) -> Result<Planned> {
-        let (mut spec, mode, now) = (self.job.spec.clone(), self.job.mode, self.job.now);
-        let columns = self.selection.columns().to_vec();
-        let planned = self.ask(agent, policy, dry_run).await?;
-        let absent = &planned.reply.absent;
-        if absent.is_empty() {
-            return Ok(planned);
-        }
-        let sent = columns
-            .into_iter()
-            .filter(|column| !absent.contains(column));
-        spec.selection.columns = Some(sent.collect());
-        let narrowed = resolve(agent, spec, mode, now).await?;
-        let mut narrowed = narrowed
-            .ask(agent, v1::SchemaPolicy::Freeze, dry_run)
-            .await?;
-        narrowed.reply.columns = planned.reply.columns;
-        Ok(narrowed)
-    }
-
-    async fn ask(self, agent: &Agent, policy: v1::SchemaPolicy, dry_run: bool) -> Result<Planned> {
+    /// Asks the sink what receiving the rows would mean.
+    async fn ask(self, agent: &Agent, policy: v1::SchemaPolicy) -> Result<Planned> {
         let Resolved {
             job,
             selection,
@@ -157,11 +143,7 @@ impl Resolved {
             source,
             link,
         } = self;
-        let window = Window {
-            frames: agent.config.window_frames,
-            frame_bytes_max: agent.config.frame_bytes_max,
-        };
-        let reply = link.prepare(&job.spec.to, &wanted, window, policy, dry_run);
+        let reply = link.prepare(&job.spec.to, &wanted, window(agent), policy, true);
         let reply = reply.await?;
         if job.mode.disposition() == Disposition::Replace && !reply.lacking.is_empty() {
             return Err(Error::refused(format!(
@@ -184,7 +166,25 @@ impl Resolved {
     }
 }
 
+/// The bounds of a stream's frames.
+fn window(agent: &Agent) -> Window {
+    Window {
+        frames: agent.config.window_frames,
+        frame_bytes_max: agent.config.frame_bytes_max,
+    }
+}
+
 impl Planned {
+    /// Has made at B what is to be made.
+    async fn make(mut self, agent: &Agent, policy: v1::SchemaPolicy) -> Result<Planned> {
+        if !self.reply.created.is_empty() {
+            let (to, wanted) = (&self.job.spec.to, &self.wanted);
+            let made = self.link.prepare(to, wanted, window(agent), policy, false);
+            self.reply = made.await?;
+        }
+        Ok(self)
+    }
+
     /// The partitions at A, in order of key.
     ///
     /// # Errors
@@ -207,16 +207,9 @@ impl Planned {
         )))
     }
 
-    /// Whether B has room for what the plan copies, as far as stored bytes tell. What must be compared first does not count.
-    async fn check_room(&self, agent: &Agent) -> Result<()> {
-        let Some(free) = self.reply.free_bytes else {
-            return Ok(());
-        };
-        let needs = |bytes: u64| {
-            (bytes / 100)
-                .saturating_mul(100 + ROOM_MARGIN_PERCENT)
-                .saturating_add(ROOM_MARGIN_BYTES)
-        };
+    /// Whether each partition is selected whole where that is needed, and B has room for what is copied, as far as stored bytes tell. What must be compared
+    /// first does not count.
+    async fn check_partitions(&self, agent: &Agent, without_room: bool) -> Result<()> {
         let bytes_of = async |actions: Option<Actions>| {
             let (mut actions, mut sum) = (actions, 0u64);
             let mut partitions = self.partitions().await?;
@@ -230,8 +223,17 @@ impl Planned {
             }
             Ok::<_, Error>(sum)
         };
+        let all = bytes_of(None).await?;
+        let Some(free) = self.reply.free_bytes.filter(|_| !without_room) else {
+            return Ok(());
+        };
+        let needs = |bytes: u64| {
+            (bytes / 100)
+                .saturating_mul(100 + ROOM_MARGIN_PERCENT)
+                .saturating_add(ROOM_MARGIN_BYTES)
+        };
         // What B has already is asked for only where that decides.
-        if needs(bytes_of(None).await?) <= free {
+        if needs(all) <= free {
             return Ok(());
         }
         let needed = needs(bytes_of(Some(Actions::new(agent, self).await?)).await?);
@@ -350,30 +352,26 @@ pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<S
     let policy = request.schema_policy();
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
     let mode = Mode::try_from(request.mode)?;
+    match under_way(agent, &spec, mode).await? {
+        // The job of its run may have fewer columns than were asked for.
+        Some(Started::Owned(..)) if policy == v1::SchemaPolicy::Ignore => {}
+        Some(started) => return Ok(started),
+        None => {}
+    }
+    let planned = plan(agent, spec, mode, now_ns(), policy).await?;
+    let spec = planned.job.spec.clone();
     if let Some(started) = under_way(agent, &spec, mode).await? {
         return Ok(started);
     }
-    let resolved = resolve(agent, spec.clone(), mode, now_ns()).await?;
-    // Asked before anything is made at B: the run would end at its attach.
-    if let Some((owner, name, _)) = resolved.link.claim(&spec.to).await? {
+    // Whatever is refused is refused before anything is made at B.
+    if let Some((owner, name, _)) = planned.link.claim(&spec.to).await? {
         return owned(agent, owner, &name, &spec).await;
     }
-    if mode.disposition() == Disposition::Replace {
-        // Refused before anything is made at B.
-        let Resolved {
-            source,
-            table,
-            selection,
-            ..
-        } = &resolved;
-        let mut partitions = partitions(source, table, selection, mode).await?;
-        while partitions.next().await.transpose()?.is_some() {}
-    }
-    let planned = resolved.prepare(agent, policy, false).await?;
     planned.check_foreign(request.mode)?;
-    if !request.without_room {
-        planned.check_room(agent).await?;
-    }
+    planned
+        .check_partitions(agent, request.without_room)
+        .await?;
+    let planned = planned.make(agent, policy).await?;
     // Whoever asked for the same in the meantime has begun it by now, or waits here.
     let _starting = agent.starting.lock().await;
     if let Some(started) = under_way(agent, &spec, mode).await? {
@@ -529,12 +527,13 @@ pub async fn adopt(agent: &Arc<Agent>, id: &str, to: &str) -> Result<RunRow> {
         )));
     }
     let evolve = v1::SchemaPolicy::Evolve;
-    let mut planned = plan(agent, job.spec.clone(), job.mode, job.now, evolve, false).await?;
+    let mut planned = plan(agent, job.spec.clone(), job.mode, job.now, evolve).await?;
     if planned.job.resolved != job.resolved || planned.job.digest_id != job.digest_id {
         return Err(Error::refused(format!(
             "the table at the source has changed since run {id} was planned; abandon it with `strait runs abandon {id} --to {to}` and begin a new one"
         )));
     }
+    planned = planned.make(agent, evolve).await?;
     // The claim's own text, so that the sink knows the job again.
     planned.job = job;
     begin(agent, planned, id, Limits::default()).await
@@ -601,7 +600,7 @@ pub async fn show(
     let policy = request.schema_policy();
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
     let mode = Mode::try_from(request.mode)?;
-    let planned = plan(agent, spec, mode, now_ns(), policy, true).await?;
+    let planned = plan(agent, spec, mode, now_ns(), policy).await?;
     planned.check_foreign(request.mode)?;
     let send = |body| answers.send(v1::PlanReply { body: Some(body) });
     send(v1::plan_reply::Body::Summary(summary(

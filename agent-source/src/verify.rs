@@ -36,7 +36,6 @@ pub async fn verify(
         Mode::Append { again: false },
         now_ns(),
         v1::SchemaPolicy::Freeze,
-        true,
     )
     .await?;
     let send = |body| answers.send(v1::VerifyReply { body: Some(body) });

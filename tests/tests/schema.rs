@@ -7,13 +7,14 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use strait_common::digest::{DigestId, digest};
 use strait_common::engine::{
-    Begun, Claim, Disposition, Level, Outcome, Partition, Receipt, Table, Version,
+    Begun, Claim, Disposition, Level, Outcome, Partition, Receipt, Space, Table, Version,
 };
 use strait_common::ids::RunId;
 use strait_proto::v1;
 use strait_proto::v1::SchemaPolicy;
 use strait_tests::agents::{Operator, SinkAgent, SourceAgent, selectors};
-use strait_tests::lakes::{self, Lakes, TABLE, key};
+use strait_tests::held::{Act, Hand};
+use strait_tests::lakes::{self, Lakes, TABLE, key, label};
 use tonic::Status;
 
 const ROWS: u64 = 100;
@@ -313,4 +314,128 @@ async fn a_column_that_b_alone_has_becomes_null_and_one_that_differs_is_refused(
         3,
         "{message}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_refused_for_another_reason_has_added_no_column() {
+    use v1::mode::Kind;
+    let lakes = Lakes::filled(2, ROWS).await;
+    widen(&lakes.a(), 2).await;
+    let hand = Hand::default();
+    let sink = SinkAgent::start_with(&lakes, None, &hand, |_| {}).await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let operator = source.operator();
+    let b = lakes::open(&lakes.b()).await;
+    let has_venue = async |table: &Table| {
+        let there = b.source.describe(&table.name).await.expect("the table");
+        there.schema.index_of("venue").is_ok()
+    };
+    let narrow = lakes::wanted();
+    let with = |name: &str, change: &dyn Fn(&Field) -> Option<Field>| Table {
+        name: name.parse().expect("a name"),
+        schema: Arc::new(Schema::new(
+            (narrow.schema.fields().iter())
+                .flat_map(|field| change(field))
+                .collect::<Vec<_>>(),
+        )),
+        ..narrow.clone()
+    };
+    let refused = async |table: &Table, kind: Kind, words: &str| {
+        let request = v1::StartRunRequest {
+            selectors: Some(v1::Selectors {
+                to: format!("b:{}", table.name),
+                ..selectors()
+            }),
+            mode: Some(v1::Mode {
+                kind: kind.into(),
+                ..v1::Mode::default()
+            }),
+            ..v1::StartRunRequest::default()
+        };
+        let reply = operator.control.clone().start_run(request).await;
+        let refused = reply.expect_err("it does not fit");
+        assert!(refused.message().contains(words), "{words}: {refused}");
+        assert!(!has_venue(table).await, "{words}: a column was added");
+    };
+    // Another type; a name of another case; further columns under replace; no room.
+    let typed = with("db/typed", &|field| {
+        let other = field.name() == "id";
+        Some(if other {
+            Field::new("id", DataType::Int32, false)
+        } else {
+            field.clone()
+        })
+    });
+    let cased = with("db/cased", &|field| {
+        let name = field.name().replace("name", "Name");
+        Some(field.clone().with_name(name))
+    });
+    let further = with("db/further", &|field| Some(field.clone()));
+    let further = Table {
+        schema: Arc::new(Schema::new(
+            (further.schema.fields().iter().cloned())
+                .chain([Arc::new(Field::new("extra", DataType::Utf8, true))])
+                .collect::<Vec<_>>(),
+        )),
+        ..further
+    };
+    let plain = with("db/plain", &|field| Some(field.clone()));
+    for table in [&typed, &cased, &further, &plain] {
+        b.sink
+            .prepare(&table.name, table, false)
+            .await
+            .expect("a table");
+    }
+    refused(&typed, Kind::Append, "another type").await;
+    refused(&cased, Kind::Append, "of another case").await;
+    refused(&further, Kind::Replace, "extra").await;
+    hand.disk_is(Space {
+        place: "b".to_owned(),
+        free: 1,
+        used: 1 << 40,
+    });
+    refused(&plain, Kind::Append, "--without-room").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_words_find_their_run_although_it_leaves_columns_out() {
+    let lakes = Lakes::filled(2, ROWS).await;
+    let hand = Hand::default();
+    let sink = SinkAgent::start_with(&lakes, None, &hand, |_| {}).await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let operator = source.operator();
+    let id = start(&operator, v1::mode::Kind::Append, SchemaPolicy::Ignore).await;
+    assert_eq!(operator.ended(&id.expect("a run")).await.status, "done");
+    widen(&lakes.a(), 2).await;
+    hand.hold(Act::Append, &label(2));
+    let id = start(&operator, v1::mode::Kind::Append, SchemaPolicy::Ignore).await;
+    let id = id.expect("a run");
+    hand.is_holding(&label(2)).await;
+    let again = start(&operator, v1::mode::Kind::Append, SchemaPolicy::Ignore).await;
+    assert_eq!(again.expect("it is attached to"), id);
+    hand.release();
+    assert_eq!(operator.ended(&id).await.status, "done");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_no_column_in_common_is_refused() {
+    let lakes = Lakes::filled(1, ROWS).await;
+    let b = lakes::open(&lakes.b()).await.sink;
+    let other = Table {
+        name: TABLE.parse().expect("a name"),
+        schema: Arc::new(Schema::new(vec![Field::new("else", DataType::Utf8, true)])),
+        divisions: Vec::new(),
+    };
+    b.prepare(&other.name, &other, false)
+        .await
+        .expect("a table");
+    let sink = SinkAgent::start(&lakes).await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let refused = start(
+        &source.operator(),
+        v1::mode::Kind::Append,
+        SchemaPolicy::Ignore,
+    )
+    .await;
+    refused.expect_err("nothing could be sent");
 }

@@ -131,16 +131,24 @@ pub async fn try_commit(
             })?;
         return Ok(Tried::Landed(opened.version()));
     }
-    match &error {
-        error if is_conflict(error) => Ok(Tried::Lost),
+    if is_conflict(&error) {
+        return Ok(Tried::Lost);
+    }
+    Err(failed(table, "commit", error))
+}
+
+/// What a commit that did not land, and was not too late, has failed with.
+pub fn failed(table: &TableName, act: &str, error: DeltaTableError) -> Error {
+    let kind = match &error {
         DeltaTableError::Transaction {
             source:
                 TransactionError::UnsupportedTableFeatures(_)
                 | TransactionError::TableFeaturesRequired(_)
                 | TransactionError::DeltaTableAppendOnly,
-        } => Err(Error::refused(format!("table {table}: commit")).with_source(error)),
-        _ => Err(Error::unavailable(format!("table {table}: commit")).with_source(error)),
-    }
+        } => Kind::Refused,
+        _ => Kind::Unavailable,
+    };
+    Error::new(kind, format!("table {table}: {act}")).with_source(error)
 }
 
 /// Writes the entry after the snapshot's, if that is the newest still. Whoever was faster has the name of the entry, or one after it: the log is cleaned up from its
@@ -201,7 +209,8 @@ async fn maintain(opened: &Opened, version: u64) {
     }
 }
 
-fn is_conflict(error: &DeltaTableError) -> bool {
+/// Whether somebody else was faster.
+pub fn is_conflict(error: &DeltaTableError) -> bool {
     use DeltaTableError as E;
     use TransactionError as T;
     match error {

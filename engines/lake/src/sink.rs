@@ -22,11 +22,14 @@ use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
 
 use crate::attachment::{Found, LakeAttachment};
-use crate::commit::{ATTACH_TRIES_MAX, Change, Condition, Tried, pause, try_commit};
+use crate::commit::{
+    ATTACH_TRIES_MAX, Change, Condition, Tried, failed, is_conflict, pause, try_commit,
+};
 use crate::disk::Step;
 use crate::features::check_writable;
 use crate::ledger::{Account, Entry, Event, Ledger, LedgerFile, epoch};
 use crate::listing::{DataFile, Listing};
+use crate::load_error::load_error;
 use crate::partition_values;
 use crate::stage::{Stage, writer_bytes};
 use crate::table::{LOG, Lake, Opened};
@@ -224,7 +227,7 @@ impl Sink for LakeSink {
                 .try_into_kernel()
                 .or_error(Kind::Schema, context())?;
             let loaded = self.lake.builder(table)?.load().await;
-            let loaded = loaded.or_error(Kind::Unavailable, context())?;
+            let loaded = loaded.map_err(|error| load_error(table, None, error))?;
             let fields: Vec<_> = columns.fields().cloned().collect();
             // With the crate's retries a change that came in between could be passed over.
             let committed = loaded
@@ -232,12 +235,21 @@ impl Sink for LakeSink {
                 .with_fields(fields)
                 .with_commit_properties(CommitProperties::default().with_max_retries(0))
                 .await;
-            // Whoever was faster, and whatever the answer: what is there now tells.
-            if let Err(error) = committed {
-                tracing::debug!(%table, %error, "columns were not added, or the answer was lost");
-                pause(attempt).await;
-            }
             self.lake.disk().step(Step::Return)?;
+            match committed {
+                // The next look finds them.
+                Ok(_) => {}
+                Err(error) if is_conflict(&error) => pause(attempt).await,
+                Err(error) => {
+                    // It can follow a commit that landed, and be that of the sync which makes it durable.
+                    let reloaded = self.lake.open(table, None).await?;
+                    if !self::missing(&reloaded, wanted).fields().is_empty() {
+                        return Err(failed(table, "add columns", error));
+                    }
+                    let (disk, log) = (self.lake.disk().clone(), opened.directory.join(LOG));
+                    self.cpu.run(move || disk.sync_directory(&log)).await?;
+                }
+            }
         }
         Err(Error::unavailable(format!(
             "table {table}: columns could not be added, {ATTACH_TRIES_MAX} times"
@@ -421,7 +433,7 @@ fn check_claim(ledger: &Ledger, claim: &Claim) -> Result<()> {
 fn missing(opened: &Opened, wanted: &Table) -> Schema {
     let here = opened.mapping.original();
     let fields = wanted.schema.fields().iter();
-    let missing = fields.filter(|field| here.field_with_name(field.name()).is_err());
+    let missing = fields.filter(|field| namesake(here, field.name()).is_none());
     let missing: Vec<_> = missing
         .map(|field| field.as_ref().clone().with_nullable(true))
         .collect();
@@ -433,6 +445,12 @@ fn missing(opened: &Opened, wanted: &Table) -> Schema {
         return Schema::empty();
     }
     Schema::new(missing)
+}
+
+/// The column of this name, whatever its case: Delta has no two that differ in it alone.
+fn namesake<'a>(schema: &'a Schema, name: &str) -> Option<&'a Field> {
+    let mut fields = schema.fields().iter().map(AsRef::as_ref);
+    fields.find(|field: &&Field| field.name().to_lowercase() == name.to_lowercase())
 }
 
 /// Checks that rows of `wanted` can be appended to a table.
@@ -468,12 +486,23 @@ fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
     let none = || "-".to_owned();
     for field in wanted.schema.fields() {
         match here.field_with_name(field.name()) {
-            Err(_) => wrong(
-                field.name(),
-                of(field),
-                none(),
-                "missing at the sink; --schema evolve adds it, --schema ignore leaves it out",
-            ),
+            Err(_) => match namesake(here, field.name()) {
+                Some(found) => {
+                    let there = format!("{} {}", found.name(), of(found));
+                    wrong(
+                        field.name(),
+                        of(field),
+                        there,
+                        "of another case at the sink",
+                    );
+                }
+                None => wrong(
+                    field.name(),
+                    of(field),
+                    none(),
+                    "missing at the sink; --schema evolve adds it, --schema ignore leaves it out",
+                ),
+            },
             Ok(found) if !same_type(found.data_type(), field.data_type()) => {
                 wrong(field.name(), of(field), of(found), "another type");
             }

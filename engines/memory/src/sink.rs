@@ -335,6 +335,12 @@ fn fits(held: &Table, wanted: &Table) -> Result<()> {
                 field.data_type(),
             )));
         }
+        if field.is_nullable() && here.is_some_and(|here| !here.is_nullable()) {
+            return Err(Error::schema(format!(
+                "column {} of table {name} may be null there and must not be here",
+                field.name()
+            )));
+        }
     }
     for field in held.schema.fields() {
         let absent = wanted.schema.field_with_name(field.name()).is_err();

@@ -9,12 +9,13 @@ use strait_common::engine::{
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
 
+use super::killer::STEPS_MAX;
 use super::{
     World, append, append_durably, begin, begin_append, copy, ensure_committed, finish, position,
     positions, staged_position, three_parts,
 };
 use crate::data::{self, Part};
-use crate::{At, Check, Harness, ensure, ensure_kind};
+use crate::{At, Check, Fault, Harness, ensure, ensure_kind};
 
 /// `prepare` names what it makes, makes it once, and with `dry_run` only names it.
 pub async fn prepare_makes_the_table_once_and_a_dry_run_makes_nothing(
@@ -128,6 +129,17 @@ pub async fn columns_that_are_missing_are_added_once(harness: &dyn Harness) -> C
         listed.len() == 1 && listed[0].rows.is_none_or(|rows| rows == part.len()),
         "{listed:?}"
     );
+    for (_, batches) in crate::read_all(&world.process.store, &name).await? {
+        for batch in batches {
+            let nulls = batch
+                .column_by_name("volume")
+                .map(|column| column.null_count());
+            ensure!(
+                nulls == Some(batch.num_rows()),
+                "rows that were there have {nulls:?} nulls"
+            );
+        }
+    }
     let attachment = world.attach(2).await?;
     copy(attachment.as_ref(), &other, Disposition::Append).await?;
     let mut divided = data::table(true)?;
@@ -146,6 +158,48 @@ pub async fn columns_that_are_missing_are_added_once(harness: &dyn Harness) -> C
         "a column that divides was added: {added:?}"
     );
     Ok(())
+}
+
+/// Whatever is killed, the columns are there or not, and asking again adds them, once.
+pub async fn killed_while_adding_columns_they_are_there_or_not(harness: &dyn Harness) -> Check {
+    for step in 1..=STEPS_MAX {
+        let mut world = World::new(harness).await?;
+        let [part, ..] = three_parts()?;
+        world.copied(1, &[part], Disposition::Append).await?;
+        world.restart().await?;
+        let mut wider = data::table(true)?;
+        let fields = wider.schema.fields().iter().cloned();
+        let volume = Arc::new(Field::new("volume", DataType::Int64, true));
+        wider.schema = Arc::new(Schema::new(fields.chain([volume]).collect::<Vec<_>>()));
+        let before = world.process.faults.steps();
+        world.process.faults.at(before + step, Fault::Crash);
+        let name = world.table.clone();
+        let added = world.process.store.sink.add_columns(&name, &wider, false);
+        let added = added.await;
+        let reached = world.process.faults.steps() >= before + step;
+        let place = format!("killed at step {step}");
+        if let Err(error) = &added {
+            ensure!(reached, "{place}: failed without a fault: {error}");
+        }
+        for _ in 0..2 {
+            world.restart().await?;
+            let sink = &world.process.store.sink;
+            sink.add_columns(&name, &wider, false).await.at(&place)?;
+        }
+        let described = world.process.store.source.describe(&name).await;
+        let schema = described.at(&place)?.schema;
+        let named = schema
+            .fields()
+            .iter()
+            .filter(|field| field.name() == "volume");
+        ensure!(named.count() == 1, "{place}: {schema:?}");
+        if !reached {
+            return Ok(());
+        }
+    }
+    Err(crate::Failure::new(format!(
+        "a life of more than {STEPS_MAX} steps"
+    )))
 }
 
 /// Without a table there is nothing to claim.

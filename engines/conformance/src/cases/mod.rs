@@ -284,6 +284,7 @@ cases! {
         prepare_makes_the_table_once_and_a_dry_run_makes_nothing
         prepare_refuses_another_type
         columns_that_are_missing_are_added_once
+        killed_while_adding_columns_they_are_there_or_not
         a_table_that_was_not_prepared_cannot_be_attached
         a_new_run_has_no_positions
         nothing_is_visible_before_finish_and_everything_after

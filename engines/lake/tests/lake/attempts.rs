@@ -1,8 +1,10 @@
 //! Two processes on one table, finishes that wait on one another, and commits whose answer is lost.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use arrow::datatypes::{DataType, Field, Schema};
 use futures::poll;
 use strait_common::Kind;
 use strait_common::engine::{Begun, Disposition, Finished, Outcome, PositionState};
@@ -250,6 +252,78 @@ async fn a_commit_whose_sync_failed_is_synced_before_it_is_acknowledged() {
     assert_eq!(returns, 5, "prepare, attach, checkpoint, finish, complete");
     check(world.directory.path(), &acts).unwrap();
     world.ensure_visible(&[a]).await;
+}
+
+/// The suite's table with one more column.
+fn wider() -> strait_common::engine::Table {
+    let table = data::table(true).unwrap();
+    let fields = table.schema.fields().iter().cloned();
+    let volume = Field::new("volume", DataType::Int64, true);
+    let fields = fields.chain([Arc::new(volume)]).collect::<Vec<_>>();
+    strait_common::engine::Table {
+        schema: Arc::new(Schema::new(fields)),
+        ..table
+    }
+}
+
+/// Columns whose commit landed with an error are there, durably; a disk that fails says so, at once and by its kind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn columns_are_added_once_and_a_failing_disk_is_not_taken_for_a_faster_writer() {
+    let world = World::prepared().await;
+    let watch = Watch::new();
+    let store = world.watched(&watch).await;
+    let table = wider();
+    let entries = world.entries().len();
+    let tried = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&tried);
+    watch.judge(move |step| match step {
+        Step::Link { to, .. } if is_log_entry(to) => {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Verdict::Fail
+        }
+        _ => Verdict::Go,
+    });
+    let failed = store.sink.add_columns(&table.name, &table, false).await;
+    let failed = failed.unwrap_err();
+    assert_eq!(failed.kind(), Kind::Unavailable, "{failed}");
+    assert!(failed.to_string().contains("add columns"), "{failed}");
+    assert_eq!(tried.load(Ordering::SeqCst), 1, "nobody else was faster");
+    assert_eq!(world.entries().len(), entries);
+    after_a_log_entry(&watch, Verdict::Fail);
+    let added = store.sink.add_columns(&table.name, &table, false).await;
+    assert_eq!(added.unwrap(), ["volume"]);
+    let acts = watch.take();
+    let synced = acts
+        .iter()
+        .rposition(|act| matches!(act, Act::SyncDirectory(log) if log.ends_with("_delta_log")));
+    let named = acts
+        .iter()
+        .rposition(|act| matches!(act, Act::Name { to, .. } if is_log_entry(to)));
+    assert!(
+        named.is_some() && synced > named,
+        "the entry's name is made durable after its sync failed: {acts:?}"
+    );
+    assert_eq!(world.entries().len(), entries + 1);
+}
+
+/// Two processes that add the same columns at once, and a foreign commit in between, leave one of each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn columns_that_two_add_at_once_are_there_once() {
+    let world = World::prepared().await;
+    let (table, one, other) = (wider(), world.process().await, world.process().await);
+    let add = async |store: &strait_common::engine::Store| {
+        store.sink.add_columns(&table.name, &table, false).await
+    };
+    let (first, second) = tokio::join!(add(&one), add(&other));
+    for added in [first.unwrap(), second.unwrap()] {
+        assert!(added.is_empty() || added == ["volume"], "{added:?}");
+    }
+    let described = one.source.describe(&table.name).await.unwrap().schema;
+    let named = described
+        .fields()
+        .iter()
+        .filter(|field| field.name() == "volume");
+    assert_eq!(named.count(), 1, "{described:?}");
 }
 
 /// Commits that lose against others are tried again; what the table forbids is not.
