@@ -7,6 +7,7 @@
 //! What it does not do: plan, choose partitions, or remember anything between two starts.
 
 pub mod copy;
+pub mod page;
 pub mod readback;
 pub mod service;
 pub mod session;

@@ -4,22 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::StreamExt;
-use prost::Message;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId};
 use strait_common::engine::{Holding, Partition, Receipt, Store, Table};
-use strait_common::fingerprint::Reading;
+use strait_common::fingerprint::{Reading, is_its_own};
 use strait_common::key::PartitionKey;
 use strait_common::patience::{patient_stream, within};
 use strait_common::selection::{Selection, SelectionSpec};
-use strait_common::{Context, Error, Kind, Result};
+use strait_common::{Context, Error, Result};
 use strait_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-/// What a page of holdings holds at least before it is sent, in bytes.
-const PAGE_BYTES: usize = 1 << 20;
+use crate::page::Page;
+
 /// A batch that is read back, in bytes.
 const BATCH_BYTES: u64 = 1 << 20;
 
@@ -109,13 +108,7 @@ impl Readback {
                     answer.rows = Some(rows);
                     answer.digest = Some(digest.to_bytes().to_vec().into());
                 }
-                // What is damaged or changes here is this partition's trouble; the others can be read.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        Kind::Corrupt | Kind::Moved | Kind::Refused | Kind::Schema
-                    ) =>
-                {
+                Err(error) if is_its_own(error.kind()) => {
                     answer.kind = Some(error.kind().name().to_owned());
                     answer.message = error.to_string();
                 }
@@ -157,17 +150,13 @@ impl Readback {
         let all = self.store.sink.holdings(&table.name, &selection);
         let all = within(self.engine_timeout, "holdings", all).await?;
         let mut all = patient_stream(all, self.engine_timeout, "holdings");
-        let (mut page, mut page_bytes) = (Vec::new(), 0);
+        let mut page = Page::default();
         while let Some(holding) = all.next().await {
-            let holding = holding_message(&holding?);
-            page_bytes += holding.encoded_len();
-            page.push(holding);
-            if page_bytes >= PAGE_BYTES {
-                send(std::mem::take(&mut page), false).await?;
-                page_bytes = 0;
+            if let Some(full) = page.push(holding_message(&holding?)) {
+                send(full, false).await?;
             }
         }
-        send(page, true).await
+        send(page.rest(), true).await
     }
 
     /// What leaves partitions out by their keys. Columns that B does not have yet leave out none: the source looks again at what it is told.

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::Field;
 use futures::StreamExt;
-use prost::Message;
 use strait_common::budget::Budget;
 use strait_common::config::Percent;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{self, DigestId};
-use strait_common::engine::{Claim, Position, Publish, Store, Table};
+use strait_common::engine::{Claim, Position, Publish, Store, Table, column_type};
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::patience::patient;
 use strait_common::shutdown::Shutdown;
@@ -27,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Response, Status, Streaming};
 
 use crate::copy::{self, PhaseCell, Room, Stream};
+use crate::page::Page;
 use crate::readback::{self, Readback};
 use crate::tables::{Attached, TableId, Tables};
 
@@ -34,8 +33,6 @@ use crate::tables::{Attached, TableId, Tables};
 const WINDOW_FRAMES_MAX: u32 = 256;
 /// The largest frame that a source may announce as its usual one, in bytes. A message carries at most one.
 pub const FRAME_BYTES_MAX: u64 = 16 << 20;
-/// Encoded bytes after which a page of positions is sent; one position, which may carry a condition of 64 KiB, can pass it.
-const PAGE_BYTES: usize = 512 << 10;
 /// Replies that may wait for the source beside those that the window bounds.
 const REPLIES_MAX: usize = 64;
 /// Keys of one `Digest` call.
@@ -98,13 +95,12 @@ impl Service {
 impl Shared {
     fn target(&self, target: Option<v1::Target>) -> Result<(TableId, &Store)> {
         let target = target.ok_or_else(|| Error::corrupt("a request without a target"))?;
-        let names = || self.stores.keys().cloned().collect::<Vec<_>>().join(", ");
         let (name, store) = match target.store.as_str() {
             "" if self.stores.len() == 1 => self.stores.iter().next(),
             "" => {
                 return Err(Error::config(format!(
                     "this sink has several stores ({}); write SINK/STORE:DATABASE/TABLE",
-                    names()
+                    self.names()
                 )));
             }
             name => self.stores.get_key_value(name),
@@ -119,8 +115,12 @@ impl Shared {
         ))
     }
 
+    fn names(&self) -> String {
+        self.stores.keys().cloned().collect::<Vec<_>>().join(", ")
+    }
+
     fn no_store(&self, name: &str) -> Error {
-        let names = self.stores.keys().cloned().collect::<Vec<_>>().join(", ");
+        let names = self.names();
         Error::config(format!("this sink has no store '{name}'; it has {names}"))
     }
 
@@ -324,9 +324,9 @@ impl Shared {
 
     async fn do_complete(&self, request: v1::CompleteRequest) -> Result<v1::CompleteReply> {
         let outcome = wire::outcome(request.outcome())?;
-        let attached = self.attempt(request.target, &request.run, request.epoch)?;
+        let (id, attached) = self.attempt(request.target, &request.run, request.epoch)?;
         attached.attachment.complete(outcome).await?;
-        tracing::info!(run = %request.run, ?outcome, "claim ended");
+        tracing::info!(table = %id.table, run = %request.run, ?outcome, "claim ended");
         Ok(v1::CompleteReply {})
     }
 
@@ -393,22 +393,11 @@ impl Shared {
             ..v1::TableInfo::default()
         };
         let work = |replies: mpsc::Sender<_>| async move {
-            for (name, store) in stores {
-                let infos = match store.source.tables().await {
-                    Ok(tables) => tables,
-                    Err(error) => {
-                        let unlisted = inventory::unlisted(&name, &error);
-                        if replies.send(Ok(unlisted)).await.is_err() {
-                            return Ok(());
-                        }
-                        continue;
-                    }
-                };
-                for table in infos {
-                    let info = inventory::look(&name, &store, &table).await;
-                    if replies.send(Ok(info)).await.is_err() {
-                        return Ok(());
-                    }
+            for (name, store) in &stores {
+                let mut tables = inventory::tables(name, store);
+                while let Some(info) = tables.next().await {
+                    let sent = replies.send(Ok(info)).await;
+                    sent.map_err(|_| Error::cancelled("the source has left"))?;
                 }
             }
             Ok(())
@@ -471,7 +460,7 @@ impl Shared {
     }
 
     async fn do_confirm(&self, request: v1::ConfirmRequest) -> Result<v1::ConfirmReply> {
-        let attached = self.attempt(request.target, &request.run, request.epoch)?;
+        let (_, attached) = self.attempt(request.target, &request.run, request.epoch)?;
         let confirmed = request.confirmed.into_iter().map(TryInto::try_into);
         let confirmed = confirmed.collect::<Result<Vec<_>>>()?;
         attached.attachment.confirm(&confirmed).await?;
@@ -479,16 +468,22 @@ impl Shared {
     }
 
     async fn do_drop(&self, request: v1::DropRequest) -> Result<v1::DropReply> {
-        let attached = self.attempt(request.target, &request.run, request.epoch)?;
+        let (id, attached) = self.attempt(request.target, &request.run, request.epoch)?;
         let key = request.key.parse()?;
         attached.attachment.drop_partition(&key).await?;
-        tracing::info!(run = %request.run, partition = %key.label(), "partition dropped");
+        tracing::info!(table = %id.table, run = %request.run, partition = %key.label(), "partition dropped");
         Ok(v1::DropReply {})
     }
 
-    fn attempt(&self, target: Option<v1::Target>, run: &str, epoch: u64) -> Result<Attached> {
+    fn attempt(
+        &self,
+        target: Option<v1::Target>,
+        run: &str,
+        epoch: u64,
+    ) -> Result<(TableId, Attached)> {
         let (id, _) = self.target(target)?;
-        self.tables.attached(&id, run.parse()?, Epoch(epoch))
+        let attached = self.tables.attached(&id, run.parse()?, Epoch(epoch))?;
+        Ok((id, attached))
     }
 
     async fn do_get_claim(&self, request: v1::GetClaimRequest) -> Result<v1::GetClaimReply> {
@@ -519,25 +514,21 @@ async fn column_plans(
         true => Some(store.source.describe(table).await?.schema),
         false => None,
     };
-    let of = |field: &Field| {
-        let null = if field.is_nullable() { "" } else { " not null" };
-        format!("{}{null}", field.data_type())
-    };
     let mut columns = Vec::new();
     for field in wanted.schema.fields() {
         let found = here
             .as_ref()
             .map(|here| here.field_with_name(field.name()).ok());
-        let added = || of(&field.as_ref().clone().with_nullable(true));
+        let added = || column_type(&field.as_ref().clone().with_nullable(true));
         let (sink, what) = match found {
-            None => (Some(of(field)), "created"),
+            None => (Some(column_type(field)), "created"),
             _ if missing.contains(field.name()) && evolves => (Some(added()), "added"),
             Some(None) => (None, "left out"),
-            Some(Some(found)) => (Some(of(found)), "same"),
+            Some(Some(found)) => (Some(column_type(found)), "same"),
         };
         columns.push(v1::ColumnPlan {
             name: field.name().clone(),
-            source: Some(of(field)),
+            source: Some(column_type(field)),
             sink,
             what: what.to_owned(),
         });
@@ -547,7 +538,7 @@ async fn column_plans(
     columns.extend(not_sent.map(|field| v1::ColumnPlan {
         name: field.name().clone(),
         source: None,
-        sink: Some(of(field)),
+        sink: Some(column_type(field)),
         what: "null".to_owned(),
     }));
     Ok(columns)
@@ -573,17 +564,13 @@ async fn send_positions(
         let sent = replies.send(Ok(position_page(page, last))).await;
         sent.map_err(|_| Error::cancelled("the source has left"))
     };
-    let (mut page, mut page_bytes) = (Vec::new(), 0);
+    let mut page = Page::default();
     while let Some(position) = positions.next().await {
-        let position = v1::Position::from(&position?);
-        page_bytes += position.encoded_len();
-        page.push(position);
-        if page_bytes >= PAGE_BYTES {
-            send(std::mem::take(&mut page), false).await?;
-            page_bytes = 0;
+        if let Some(full) = page.push(v1::Position::from(&position?)) {
+            send(full, false).await?;
         }
     }
-    send(page, true).await
+    send(page.rest(), true).await
 }
 
 fn position_page(positions: Vec<v1::Position>, last: bool) -> v1::AttachReply {

@@ -610,18 +610,10 @@ impl Run {
     pub fn verdict(&mut self) -> Result<Verdict> {
         self.flush()?;
         self.totals = self.store.totals(self.id)?;
-        let Totals {
-            partitions,
-            done,
-            already,
-            failed,
-            dropped,
-            ..
-        } = self.totals;
-        if !self.unknown.is_empty() || done + already + failed + dropped < partitions {
+        if !self.unknown.is_empty() || self.totals.settled() < self.totals.partitions {
             return Ok(Verdict::Again);
         }
-        Ok(Verdict::Complete(if failed > 0 {
+        Ok(Verdict::Complete(if self.totals.failed > 0 {
             Outcome::Partial
         } else {
             Outcome::Done

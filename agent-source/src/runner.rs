@@ -38,6 +38,7 @@ mod handover;
 mod mirror;
 
 use board::RunBoard;
+use mirror::Comparison;
 
 /// How often a run's figures are written while it goes on.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
@@ -388,7 +389,14 @@ async fn attempt(
             link: &link,
         };
         live.set_phase("comparing", String::new());
-        mirror::compare(agent, live, &sides, id, epoch).await?;
+        let comparison = Comparison {
+            agent,
+            live,
+            sides,
+            run: id,
+            epoch,
+        };
+        comparison.compare().await?;
     }
     live.set_phase("copying", String::new());
     let window = Window {

@@ -217,6 +217,13 @@ pub struct Totals {
     pub spent: Spent,
 }
 
+impl Totals {
+    /// How many have come to an end, well or not.
+    pub fn settled(&self) -> u64 {
+        self.done + self.already + self.failed + self.dropped
+    }
+}
+
 /// A change to a partition that is written down.
 #[derive(Clone, Debug)]
 pub struct Change {

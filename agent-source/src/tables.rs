@@ -1,5 +1,6 @@
 //! `strait tables`: what there is to copy from and to.
 
+use futures::StreamExt;
 use strait_common::{Error, Result, inventory};
 use strait_proto::v1;
 
@@ -19,15 +20,9 @@ pub async fn list(agent: &Agent, name: &str, answers: &Answers<v1::TableInfo>) -
     for (store, source) in agent.stores() {
         if name.is_empty() || name == store {
             found = true;
-            match source.source.tables().await {
-                Ok(tables) => {
-                    for table in tables {
-                        answers
-                            .send(inventory::look(store, source, &table).await)
-                            .await?;
-                    }
-                }
-                Err(error) => answers.send(inventory::unlisted(store, &error)).await?,
+            let mut tables = inventory::tables(store, source);
+            while let Some(info) = tables.next().await {
+                answers.send(info).await?;
             }
         }
     }

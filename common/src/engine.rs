@@ -27,7 +27,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -93,6 +93,12 @@ impl Table {
             ..self.clone()
         }
     }
+}
+
+/// A column's type as an operator is shown it: `Int64`, `Utf8 not null`.
+pub fn column_type(field: &Field) -> String {
+    let null = if field.is_nullable() { "" } else { " not null" };
+    format!("{}{null}", field.data_type())
 }
 
 /// One partition as the source engine sees it now.

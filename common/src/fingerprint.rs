@@ -8,7 +8,7 @@ use crate::budget::Budget;
 use crate::cpu::CpuPool;
 use crate::digest::{Digest, digest};
 use crate::engine::{Cursor, Partition, ReadLimits, Source};
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result};
 use crate::ids::TableName;
 use crate::selection::Selection;
 
@@ -27,6 +27,14 @@ pub struct Reading<'a> {
     pub budget: &'a Budget,
     /// Where digests are computed.
     pub cpu: &'a CpuPool,
+}
+
+/// Whether a partition that cannot be read for this reason is the only one in trouble: the others can be read.
+pub fn is_its_own(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Moved | Kind::Corrupt | Kind::Refused | Kind::Schema
+    )
 }
 
 impl Reading<'_> {

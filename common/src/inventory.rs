@@ -1,6 +1,7 @@
 //! What tables a store has, as `strait tables` shows them.
 
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use strait_proto::v1;
 
 use crate::engine::{Store, Table};
@@ -8,8 +9,25 @@ use crate::error::{Error, Result};
 use crate::ids::TableName;
 use crate::selection::Selection;
 
-/// One table of a store as it is now; what goes wrong is told in it.
-pub async fn look(place: &str, store: &Store, table: &TableName) -> v1::TableInfo {
+/// The tables of a store one after the other, each as it is now; what goes wrong is told in its place.
+pub fn tables<'a>(place: &'a str, store: &'a Store) -> BoxStream<'a, v1::TableInfo> {
+    let listed = async move {
+        let listed = store.source.tables().await;
+        let tables = listed.map_or_else(
+            |error| vec![Err(error)],
+            |tables| tables.into_iter().map(Ok).collect(),
+        );
+        stream::iter(tables).then(move |table| async move {
+            match table {
+                Ok(table) => look(place, store, &table).await,
+                Err(error) => unlisted(place, &error),
+            }
+        })
+    };
+    stream::once(listed).flatten().boxed()
+}
+
+async fn look(place: &str, store: &Store, table: &TableName) -> v1::TableInfo {
     let info = v1::TableInfo {
         place: format!("{place}:{table}"),
         ..v1::TableInfo::default()
@@ -20,7 +38,7 @@ pub async fn look(place: &str, store: &Store, table: &TableName) -> v1::TableInf
     }
 }
 
-/// A store whose tables cannot be listed.
+/// A store or sink whose tables cannot be listed.
 pub fn unlisted(place: &str, error: &Error) -> v1::TableInfo {
     let info = v1::TableInfo {
         place: place.to_owned(),

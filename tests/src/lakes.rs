@@ -73,57 +73,13 @@ impl Lakes {
     /// Appends the rows with these ids to a day of a lake, as a run of somebody else.
     pub async fn write(&self, lake: &Path, day: u32, ids: std::ops::Range<u64>) {
         let sink = open(lake).await.sink;
-        let table: TableName = TABLE.parse().expect("a table name");
-        sink.prepare(&table, &wanted(), false)
+        let table = wanted();
+        sink.prepare(&table.name, &table, false)
             .await
             .expect("the table can be made");
-        let claim = Claim {
-            run: RunId::random(),
-            table,
-            agent: "another writer".to_owned(),
-            job: format!("write {ids:?} of day {day}"),
-            taken_at: 0,
-        };
-        let attachment = sink.attach(&claim).await.expect("nobody else writes");
-        let partition = Partition {
-            key: key(day),
-            rows: None,
-            bytes: None,
-            version: Version(format!("written {ids:?}")),
-            pin: String::new(),
-        };
-        let begun = attachment
-            .begin(&partition, Disposition::Append, None)
-            .await
-            .expect("the partition can be begun");
-        let Begun::Writer(mut writer) = begun else {
-            panic!("a new run has committed nothing")
-        };
-        let (mut sum, mut at) = (Digest::default(), ids.start);
-        while at < ids.end {
-            let end = ids.end.min(at + BATCH_ROWS);
-            let batch = rows(day, at..end);
-            sum = sum.plus(digest(&batch).expect("a digest"));
-            writer.append(batch).await.expect("rows can be appended");
-            at = end;
-        }
-        let receipt = Receipt {
-            key: partition.key,
-            version: partition.version,
-            rows: ids.end - ids.start,
-            digest: sum,
-            digest_id: DigestId::of(&schema()).expect("a digest id"),
-            level: Level::Received,
-            selection: "everything".to_owned(),
-        };
-        writer
-            .finish(receipt)
-            .await
-            .expect("the partition can be published");
-        attachment
-            .complete(Outcome::Done)
-            .await
-            .expect("the claim can end");
+        let starts = ids.clone().step_by(BATCH_ROWS as usize);
+        let batches = starts.map(|at| rows(day, at..ids.end.min(at + BATCH_ROWS)));
+        append(&sink, &table, day, &format!("{ids:?} of day {day}"), batches).await;
     }
 
     /// Appends the rows with these ids to a day of a lake as any other writer of Delta tables does: a file and a commit that no ledger knows.
@@ -329,6 +285,54 @@ pub async fn open(lake: &Path) -> Store {
     strait_lake::open_directory(lake.to_owned(), CpuPool::default(), Disk::default())
         .await
         .expect("the lake opens")
+}
+
+/// Appends batches to a day of a table, as a run of somebody else, whose job and version are called `what`.
+pub async fn append(
+    sink: &Arc<dyn Sink>,
+    table: &Table,
+    day: u32,
+    what: &str,
+    batches: impl IntoIterator<Item = RecordBatch>,
+) {
+    let claim = Claim {
+        run: RunId::random(),
+        table: table.name.clone(),
+        agent: "another writer".to_owned(),
+        job: format!("write {what}"),
+        taken_at: 0,
+    };
+    let attachment = sink.attach(&claim).await.expect("nobody else writes");
+    let partition = Partition {
+        key: key(day),
+        rows: None,
+        bytes: None,
+        version: Version(format!("written {what}")),
+        pin: String::new(),
+    };
+    let begun = attachment.begin(&partition, Disposition::Append, None).await;
+    let Begun::Writer(mut writer) = begun.expect("the partition can be begun") else {
+        panic!("a new run has committed nothing")
+    };
+    let (mut count, mut sum) = (0, Digest::default());
+    for batch in batches {
+        count += batch.num_rows() as u64;
+        sum = sum.plus(digest(&batch).expect("a digest"));
+        writer.append(batch).await.expect("rows can be appended");
+    }
+    let receipt = Receipt {
+        key: partition.key,
+        version: partition.version,
+        rows: count,
+        digest: sum,
+        digest_id: DigestId::of(&table.schema).expect("a digest id"),
+        level: Level::Received,
+        selection: "everything".to_owned(),
+    };
+    let finished = writer.finish(receipt).await;
+    finished.expect("the partition can be published");
+    let completed = attachment.complete(Outcome::Done).await;
+    completed.expect("the claim can end");
 }
 
 /// The key of a day.

@@ -43,39 +43,7 @@ async fn widen(lake: &Path, day: u32) {
     let venue: ArrayRef = Arc::new(StringArray::from(vec!["XNYS"; rows.num_rows()]));
     let columns = rows.columns().iter().cloned().chain([venue]).collect();
     let rows = RecordBatch::try_new(Arc::clone(&table.schema), columns).expect("rows");
-    let claim = Claim {
-        run: RunId::random(),
-        table: table.name.clone(),
-        agent: "another writer".to_owned(),
-        job: "widen".to_owned(),
-        taken_at: 0,
-    };
-    let attachment = sink.attach(&claim).await.expect("nobody else writes");
-    let partition = Partition {
-        key: key(day),
-        rows: None,
-        bytes: None,
-        version: Version("wider".to_owned()),
-        pin: String::new(),
-    };
-    let begun = attachment
-        .begin(&partition, Disposition::Append, None)
-        .await;
-    let Begun::Writer(mut writer) = begun.expect("it can be begun") else {
-        panic!("a new run has committed nothing")
-    };
-    writer.append(rows.clone()).await.expect("rows fit");
-    let receipt = Receipt {
-        key: partition.key,
-        version: partition.version,
-        rows: ROWS,
-        digest: digest(&rows).expect("a digest"),
-        digest_id: DigestId::of(&table.schema).expect("a digest id"),
-        level: Level::Received,
-        selection: "everything".to_owned(),
-    };
-    writer.finish(receipt).await.expect("it is published");
-    attachment.complete(Outcome::Done).await.expect("it ends");
+    lakes::append(&sink, &table, day, "wider", [rows]).await;
 }
 
 async fn start(

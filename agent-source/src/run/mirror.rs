@@ -226,14 +226,11 @@ impl Run {
         self.totals = self.store.totals(self.id)?;
         let Totals {
             partitions,
-            done,
-            already,
             failed,
             dropping,
-            dropped,
             ..
         } = self.totals;
-        if dropping == 0 || done + already + failed + dropping + dropped < partitions {
+        if dropping == 0 || self.totals.settled() + dropping < partitions {
             return Ok(false);
         }
         if failed > 0 {

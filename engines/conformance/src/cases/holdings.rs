@@ -111,13 +111,18 @@ fn confirmed(part: &Part, holding: &Holding) -> Check<Confirmed> {
     })
 }
 
-/// Two appends of half of the rows each, and what they would be as one.
-fn halves(part: &Part) -> (Part, Part) {
-    let middle = i64::midpoint(part.numbers.start, part.numbers.end);
-    (
-        part.changed("half", part.numbers.start..middle),
-        part.changed("other half", middle..part.numbers.end),
-    )
+/// One run copies half of the rows of `a`, and `b`; another one the rest of `a`. The two halves.
+async fn copied_in_halves(world: &World, a: &Part, b: &Part) -> Check<(Part, Part)> {
+    let middle = i64::midpoint(a.numbers.start, a.numbers.end);
+    let first = a.changed("half", a.numbers.start..middle);
+    let second = a.changed("other half", middle..a.numbers.end);
+    world
+        .copied(1, &[first.clone(), b.clone()], Disposition::Append)
+        .await?;
+    world
+        .copied(2, std::slice::from_ref(&second), Disposition::Append)
+        .await?;
+    Ok((first, second))
 }
 
 /// What was read and found equal has one receipt from then on; what has changed since it was read keeps those it has.
@@ -126,13 +131,7 @@ pub async fn a_confirmed_receipt_takes_the_place_of_those_before_it(
 ) -> Check {
     let mut world = World::new(harness).await?;
     let [a, b, _] = three_parts()?;
-    let (first, second) = halves(&a);
-    world
-        .copied(1, &[first.clone(), b.clone()], Disposition::Append)
-        .await?;
-    world
-        .copied(2, std::slice::from_ref(&second), Disposition::Append)
-        .await?;
+    copied_in_halves(&world, &a, &b).await?;
     let held = holdings(&world, None).await?;
     let attachment = world.attach(3).await?;
     // B has changed since it was looked at.
@@ -175,13 +174,7 @@ pub async fn killed_while_confirming_receipts_are_old_or_new(harness: &dyn Harne
     for step in 1..=STEPS_MAX {
         let mut world = World::new(harness).await?;
         let [a, b, _] = three_parts()?;
-        let (first, second) = halves(&a);
-        world
-            .copied(1, &[first.clone(), b.clone()], Disposition::Append)
-            .await?;
-        world
-            .copied(2, std::slice::from_ref(&second), Disposition::Append)
-            .await?;
+        let (first, second) = copied_in_halves(&world, &a, &b).await?;
         world.restart().await?;
         let held = holdings(&world, None).await?;
         let found = [confirmed(&a, &held[0])?, confirmed(&b, &held[1])?];
