@@ -12,7 +12,7 @@ use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId, digest};
 use strait_common::engine::{
     Begun, Claim, Cursor, Disposition, Division, DivisionKind, Level, Outcome, Partition,
-    ReadLimits, Receipt, Store, Table, Version,
+    ReadLimits, Receipt, Sink, Store, Table, Version,
 };
 use strait_common::ids::{RunId, TableName};
 use strait_common::key::{Cell, PartitionKey};
@@ -79,7 +79,14 @@ impl Lakes {
             .expect("the table can be made");
         let starts = ids.clone().step_by(BATCH_ROWS as usize);
         let batches = starts.map(|at| rows(day, at..ids.end.min(at + BATCH_ROWS)));
-        append(&sink, &table, day, &format!("{ids:?} of day {day}"), batches).await;
+        append(
+            &sink,
+            &table,
+            day,
+            &format!("{ids:?} of day {day}"),
+            batches,
+        )
+        .await;
     }
 
     /// Appends the rows with these ids to a day of a lake as any other writer of Delta tables does: a file and a commit that no ledger knows.
@@ -310,7 +317,9 @@ pub async fn append(
         version: Version(format!("written {what}")),
         pin: String::new(),
     };
-    let begun = attachment.begin(&partition, Disposition::Append, None).await;
+    let begun = attachment
+        .begin(&partition, Disposition::Append, None)
+        .await;
     let Begun::Writer(mut writer) = begun.expect("the partition can be begun") else {
         panic!("a new run has committed nothing")
     };

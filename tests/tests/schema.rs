@@ -5,16 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
-use strait_common::digest::{DigestId, digest};
-use strait_common::engine::{
-    Begun, Claim, Disposition, Level, Outcome, Partition, Receipt, Space, Table, Version,
-};
-use strait_common::ids::RunId;
+use strait_common::engine::{Space, Table};
 use strait_proto::v1;
 use strait_proto::v1::SchemaPolicy;
 use strait_tests::agents::{Operator, SinkAgent, SourceAgent, selectors};
 use strait_tests::held::{Act, Hand};
-use strait_tests::lakes::{self, Lakes, TABLE, key, label};
+use strait_tests::lakes::{self, Lakes, TABLE, label};
 use tonic::Status;
 
 const ROWS: u64 = 100;

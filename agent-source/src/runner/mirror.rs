@@ -122,7 +122,10 @@ impl Comparison<'_> {
         let job = self.sides.job;
         let each = RECEIPT_BYTES + job.resolved.len();
         for some in confirmed.chunks((CONFIRM_BYTES_MAX / each).max(1)) {
-            let confirm = self.sides.link.confirm(&job.spec.to, self.run, self.epoch, some);
+            let confirm = self
+                .sides
+                .link
+                .confirm(&job.spec.to, self.run, self.epoch, some);
             confirm.await?;
         }
         Ok(())
