@@ -7,6 +7,7 @@
 //! What it does not do: plan, choose partitions, or remember anything between two starts.
 
 pub mod copy;
+pub mod local;
 pub mod page;
 pub mod readback;
 pub mod service;
@@ -154,9 +155,7 @@ pub async fn run(
         .register_encoded_file_descriptor_set(strait_proto::DESCRIPTORS)
         .build_v1()
         .or_error(Kind::Internal, "gRPC reflection")?;
-    let message_bytes_max =
-        usize::try_from(FRAME_BYTES_MAX).unwrap_or(usize::MAX) + MESSAGE_BYTES_SPARE;
-    let transfer = TransferServer::new(service).max_decoding_message_size(message_bytes_max);
+    let transfer = TransferServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
     tracing::info!(%address, memory_bytes = config.memory_bytes, cpu_threads = config.cpu_threads, tls = config.tls.word(),
         stores = ?config.stores.keys().collect::<Vec<_>>(), "sink agent ready");
     eprintln!("listening on {address}");
@@ -196,8 +195,8 @@ pub async fn run(
     served.map_err(|error: Error| error.context(address))
 }
 
-/// Beside its payload a message holds little.
-const MESSAGE_BYTES_SPARE: usize = 256 << 10;
+/// The largest message: a frame, and what little a message holds beside its payload.
+const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX as usize + (256 << 10);
 /// HTTP/2 windows: what tonic may buffer for one stream before the session asks for more, and for all. The window of frames is what bounds a
 /// stream; these only must not be so small that a waiting stream stops the others.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use strait_common::budget::Budget;
+use strait_common::clock::now_ns;
 use strait_common::config::Percent;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{self, DigestId};
@@ -205,13 +206,12 @@ impl Shared {
         }
         let (id, store) = self.target(request.target)?;
         check_digest_algorithm(&request.digest_id)?;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let claim = Claim {
             run: request.run.parse()?,
             table: id.table.clone(),
             agent: request.agent,
             job: request.job,
-            taken_at: now.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0)),
+            taken_at: now_ns() / 1_000_000_000,
         };
         let attached = self.tables.attach(&id, &store.sink, &claim).await?;
         let epoch = attached.attachment.epoch();

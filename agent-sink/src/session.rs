@@ -13,7 +13,9 @@
 //!   given back; the stream goes on with the next one. Whoever is fenced or speaks out of order loses the stream.
 
 use strait_common::digest::{Digest, DigestId};
-use strait_common::engine::{Disposition, Finished, Mark, Partition, Position, Receipt, Version};
+use strait_common::engine::{
+    Disposition, Finished, Mark, Origin, Partition, Position, Receipt, Version,
+};
 use strait_common::key::PartitionKey;
 use strait_common::{Context, Error, Kind, Result, wire};
 use strait_proto::v1;
@@ -224,6 +226,7 @@ impl Session {
             rows: None,
             bytes: None,
             pin: String::new(),
+            origin: Origin::default(),
         };
         Ok(Action::Begin {
             partition,

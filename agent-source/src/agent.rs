@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use agent_sink::local::LocalSink;
+use strait_bundle::Bundle;
 use strait_common::budget::Budget;
+use strait_common::clock::now_ns;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{Source, Store};
 use strait_common::ids::RunId;
@@ -14,6 +17,7 @@ use strait_common::state_dir::StateDir;
 use strait_common::{Error, Result};
 use tokio_util::task::TaskTracker;
 
+use crate::job;
 use crate::link::Link;
 use crate::pace::Pacer;
 use crate::runner::{self, Live};
@@ -42,6 +46,8 @@ pub struct Agent {
     _open: Mutex<RunStore>,
     /// A std mutex: held for look-ups only.
     live: Mutex<HashMap<RunId, Arc<Live>>>,
+    /// Sinks over directories that somebody writes to.
+    local_sinks: Mutex<HashMap<PathBuf, Weak<LocalSink>>>,
     driven: TaskTracker,
     /// Held from the last look at what is under way until a new run is stored, so that a job asked for twice at once is begun once.
     pub(crate) starting: tokio::sync::Mutex<()>,
@@ -75,6 +81,7 @@ impl Agent {
             stores,
             state_dir,
             live: Mutex::default(),
+            local_sinks: Mutex::default(),
             driven: TaskTracker::new(),
             starting: tokio::sync::Mutex::new(()),
             config,
@@ -125,6 +132,14 @@ impl Agent {
     /// # Errors
     /// `Config` if there is no such store, naming those there are.
     pub fn source(&self, name: &str) -> Result<Arc<dyn Source>> {
+        if let Some(directory) = job::directory(name) {
+            let bundle = Bundle::at(&directory, self.cpu.clone());
+            let store = Store {
+                source: Arc::new(bundle.source()),
+                sink: bundle.store().sink,
+            };
+            return Ok(patient(store, self.config.engine_timeout).source);
+        }
         match self.stores.get(name) {
             Some(store) => Ok(Arc::clone(&store.source)),
             None => Err(Error::config(format!(
@@ -144,6 +159,16 @@ impl Agent {
     /// # Errors
     /// `Config` if there is no such sink, naming those there are.
     pub fn link(&self, name: &str) -> Result<Link> {
+        if let Some(directory) = job::directory(name) {
+            let (peer_timeout, engine_timeout) =
+                (self.config.peer_timeout, self.config.engine_timeout);
+            return Ok(Link::local(
+                name,
+                self.local_sink(directory)?,
+                peer_timeout,
+                engine_timeout,
+            ));
+        }
         match self.config.sinks.get(name) {
             Some(url) => Link::new(
                 name,
@@ -157,6 +182,30 @@ impl Agent {
                 names(&self.config.sinks)
             ))),
         }
+    }
+
+    /// The sink in this process over a directory: one for all who write to it.
+    fn local_sink(&self, directory: PathBuf) -> Result<Arc<LocalSink>> {
+        let mut sinks = self
+            .local_sinks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        sinks.retain(|_, sink| sink.strong_count() > 0);
+        if let Some(sink) = sinks.get(&directory).and_then(Weak::upgrade) {
+            return Ok(sink);
+        }
+        let store = Bundle::at(&directory, self.cpu.clone()).store();
+        let sink = LocalSink::start(
+            store,
+            self.budget.clone(),
+            self.cpu.clone(),
+            self.config.engine_timeout,
+            self.config.disk_used_max,
+            self.shutdown.clone(),
+        )?;
+        let sink = Arc::new(sink);
+        sinks.insert(directory, Arc::downgrade(&sink));
+        Ok(sink)
     }
 
     /// Seconds since 1970.
@@ -207,12 +256,4 @@ fn store_path(state_dir: &StateDir) -> PathBuf {
 
 fn names<T>(map: &BTreeMap<String, T>) -> String {
     map.keys().cloned().collect::<Vec<_>>().join(", ")
-}
-
-/// Nanoseconds since 1970 in UTC, by the wall clock.
-pub fn now_ns() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-    })
 }

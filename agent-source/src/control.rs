@@ -16,6 +16,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::agent::Agent;
 use crate::answers::Answers;
 use crate::plan::{self, Started};
+use crate::receipts;
 use crate::runner::{Live, Snapshot};
 use crate::runs::{PartitionRow, RunRow, Totals};
 use crate::tables;
@@ -274,6 +275,7 @@ impl Control for Operators {
     type WatchRunStream = Answer<v1::Run>;
     type ListPartitionsStream = Answer<v1::PartitionPage>;
     type ListTablesStream = Answer<v1::TableInfo>;
+    type ListReceiptsStream = Answer<v1::ReceiptPage>;
 
     async fn start_run(
         &self,
@@ -316,6 +318,17 @@ impl Control for Operators {
         let name = request.into_inner().name;
         let work = |agent: Arc<Agent>, answers: Answers<_>| async move {
             tables::list(&agent, &name, &answers).await
+        };
+        Ok(Response::new(self.stream(work)))
+    }
+
+    async fn list_receipts(
+        &self,
+        request: Request<v1::ListReceiptsRequest>,
+    ) -> Result<Response<Self::ListReceiptsStream>, Status> {
+        let selectors = request.into_inner().selectors.unwrap_or_default();
+        let work = |agent: Arc<Agent>, answers: Answers<_>| async move {
+            receipts::list(&agent, selectors, &answers).await
         };
         Ok(Response::new(self.stream(work)))
     }

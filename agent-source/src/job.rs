@@ -1,6 +1,7 @@
 //! What an operator asks for, and what a run is once it is resolved.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -10,11 +11,13 @@ use strait_common::selection::SelectionSpec;
 use strait_common::{Context, Error, Result};
 use strait_proto::v1;
 
-/// `STORE:DATABASE/TABLE` of the source, `SINK:DATABASE/TABLE` or `SINK/STORE:DATABASE/TABLE` of the sink.
+use crate::chosen::KeyPatterns;
+
+/// `STORE:DATABASE/TABLE` of the source, `SINK:DATABASE/TABLE` or `SINK/STORE:DATABASE/TABLE` of the sink, `file:///DIRECTORY:DATABASE/TABLE` of either.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Place {
-    /// The store at the source, or the sink.
+    /// The store at the source, or the sink, or the URL of a directory.
     pub name: String,
     /// The store within the sink, where it is named.
     pub store: Option<String>,
@@ -31,6 +34,9 @@ impl FromStr for Place {
                 "'{text}' is no place; write NAME:DATABASE/TABLE, for example live:db1/mt"
             ))
         };
+        if text.starts_with(FILE) {
+            return Place::read(text, None);
+        }
         let (name, table) = text.split_once(':').ok_or_else(wrong)?;
         let (name, store) = match name.split_once('/') {
             Some((name, store)) => (name, Some(store)),
@@ -45,6 +51,50 @@ impl FromStr for Place {
             table: table.parse()?,
         })
     }
+}
+
+/// What the URL of a directory begins with.
+const FILE: &str = "file://";
+
+impl Place {
+    /// Reads a place. A directory that names no table has one called like that at the other end.
+    ///
+    /// # Errors
+    /// `Config` if it is none, or no table is named at either end.
+    pub fn read(text: &str, other: Option<&TableName>) -> Result<Place> {
+        if !text.starts_with(FILE) {
+            return text.parse();
+        }
+        let named = text
+            .rsplit_once(':')
+            .and_then(|(url, table)| Some((url, table.parse().ok()?)));
+        let (url, table) = match (named, other) {
+            (Some((url, table)), _) if url.len() > FILE.len() => (url, table),
+            (_, Some(other)) => (text, other.clone()),
+            _ => {
+                return Err(Error::config(format!(
+                    "'{text}' names no table; write {text}:DATABASE/TABLE"
+                )));
+            }
+        };
+        strait_bundle::directory_of(url)?;
+        Ok(Place {
+            name: url.trim_end_matches('/').to_owned(),
+            store: None,
+            table,
+        })
+    }
+
+    /// The directory that is meant, where it is one that can be carried and no store of an agent.
+    pub fn directory(&self) -> Option<PathBuf> {
+        directory(&self.name)
+    }
+}
+
+/// The directory that a store or sink of this name is, if it is none of an agent.
+pub fn directory(name: &str) -> Option<PathBuf> {
+    let url = name.starts_with(FILE).then_some(name)?;
+    strait_bundle::directory_of(url).ok()
 }
 
 impl fmt::Display for Place {
@@ -82,13 +132,33 @@ pub struct Spec {
     /// Which rows and columns.
     #[serde(flatten)]
     pub selection: SelectionSpec,
+    /// Which partitions, by name; all that are selected without it.
+    #[serde(default, skip_serializing_if = "KeyPatterns::is_empty")]
+    pub partitions: KeyPatterns,
+    /// A file of receipts of what has arrived at B already, which is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<PathBuf>,
+}
+
+impl Spec {
+    /// Whether what A has and the run does not copy can be gone: a bundle carries what its maker selected, and an increment what had not arrived.
+    pub fn is_of_all(&self) -> bool {
+        self.from.directory().is_none() && self.receipts.is_none()
+    }
 }
 
 impl TryFrom<v1::Selectors> for Spec {
     type Error = Error;
 
     fn try_from(selectors: v1::Selectors) -> Result<Spec> {
-        let from: Place = selectors.from.parse().context("--from")?;
+        // Either end may be a directory that has the table of the other.
+        let other: Result<Place> = Place::read(&selectors.to, None);
+        let other = other.ok().map(|to| to.table);
+        let from = Place::read(&selectors.from, other.as_ref()).context("--from")?;
+        let to = Place::read(&selectors.to, Some(&from.table)).context("--to")?;
+        if from == to {
+            return Err(Error::config(format!("--from and --to are both {from}")));
+        }
         if from.store.is_some() {
             return Err(Error::config(format!(
                 "--from {from}: a source is one store, write STORE:DATABASE/TABLE"
@@ -103,7 +173,7 @@ impl TryFrom<v1::Selectors> for Spec {
         };
         Ok(Spec {
             from,
-            to: selectors.to.parse().context("--to")?,
+            to,
             selection: SelectionSpec {
                 predicate: selectors.r#where.and_then(some),
                 columns: if selectors.columns.is_empty() {
@@ -112,6 +182,16 @@ impl TryFrom<v1::Selectors> for Spec {
                     Some(selectors.columns)
                 },
                 zone: some(selectors.zone),
+            },
+            partitions: KeyPatterns(selectors.partitions),
+            receipts: match selectors.receipts {
+                path if path.is_empty() => None,
+                path if Path::new(&path).is_absolute() => Some(path.into()),
+                path => {
+                    return Err(Error::config(format!(
+                        "--receipts {path}: the agent reads it; write its absolute path on the agent's machine"
+                    )));
+                }
             },
         })
     }
@@ -125,6 +205,12 @@ impl From<&Spec> for v1::Selectors {
             r#where: spec.selection.predicate.clone(),
             columns: spec.selection.columns.clone().unwrap_or_default(),
             zone: spec.selection.zone.clone().unwrap_or_default(),
+            partitions: spec.partitions.0.clone(),
+            receipts: spec
+                .receipts
+                .as_ref()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default(),
         }
     }
 }
@@ -278,11 +364,49 @@ mod tests {
 
     #[test]
     fn places_read_back_from_their_text() {
-        for text in ["live:db1/mt", "dr/lake:db1/mt"] {
+        for text in [
+            "live:db1/mt",
+            "dr/lake:db1/mt",
+            "file:///back%20up/a:b:db1/mt",
+        ] {
             assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
         }
         for text in ["db1/mt", ":db1/mt", "live:", "live/:a/b", "live:a"] {
             assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_directory_has_the_table_of_the_other_end_unless_it_names_one() {
+        let spec = |from: &str, to: &str| {
+            Spec::try_from(v1::Selectors {
+                from: from.to_owned(),
+                to: to.to_owned(),
+                ..v1::Selectors::default()
+            })
+        };
+        let backup = spec("live:db1/mt", "file:///backup/").unwrap();
+        assert_eq!(backup.to.to_string(), "file:///backup:db1/mt");
+        assert_eq!(backup.to.directory(), Some(PathBuf::from("/backup")));
+        let restore = spec("file:///backup/a:b", "dr:db1/mt").unwrap();
+        assert_eq!(restore.from.to_string(), "file:///backup/a:b:db1/mt");
+        let named = spec("file:///backup:db2/x", "dr:db1/mt").unwrap();
+        assert_eq!(
+            (named.from.table.to_string(), named.from.name),
+            ("db2/x".to_owned(), "file:///backup".to_owned())
+        );
+        for (from, to) in [
+            ("file:///a", "file:///b"),
+            ("file://host/a", "dr:db1/mt"),
+            ("live:db1/mt", "file:backup"),
+            ("file:///a:db1/mt", "file:///a"),
+        ] {
+            let error = spec(from, to).unwrap_err();
+            assert_eq!(
+                error.kind(),
+                strait_common::Kind::Config,
+                "{from} {to}: {error}"
+            );
         }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod answers;
+pub mod chosen;
 pub mod compare;
 pub mod compression;
 pub mod control;
@@ -18,6 +19,7 @@ pub mod link;
 pub mod overlap;
 pub mod pace;
 pub mod plan;
+pub mod receipts;
 pub mod run;
 pub mod runner;
 pub mod runs;

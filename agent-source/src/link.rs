@@ -1,7 +1,9 @@
 //! The way to a sink agent: one HTTP/2 connection per run, and the calls that are not a stream of rows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use agent_sink::local::LocalSink;
 use arrow::datatypes::SchemaRef;
 use strait_common::engine::{Confirmed, Outcome, Position, Receipt, Table, Version};
 use strait_common::ids::{Epoch, RunId};
@@ -25,6 +27,8 @@ pub struct Link {
     client: TransferClient<Channel>,
     peer_timeout: Duration,
     call_timeout: Duration,
+    /// The sink, if it is in this process.
+    local: Option<Arc<LocalSink>>,
 }
 
 impl Link {
@@ -53,13 +57,36 @@ impl Link {
         let channel = tls
             .connect_lazily(endpoint, "tls_ca")
             .with_context(context)?;
-        let client = TransferClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
-        Ok(Link {
+        Ok(Link::over(name, channel, peer_timeout, call_timeout))
+    }
+
+    /// A link to a sink in this process, which lives as long as a link to it.
+    pub fn local(
+        name: &str,
+        sink: Arc<LocalSink>,
+        peer_timeout: Duration,
+        call_timeout: Duration,
+    ) -> Link {
+        let link = Link::over(name, sink.channel(), peer_timeout, call_timeout);
+        Link {
+            local: Some(sink),
+            ..link
+        }
+    }
+
+    fn over(name: &str, channel: Channel, peer_timeout: Duration, call_timeout: Duration) -> Link {
+        Link {
             name: name.to_owned(),
-            client,
+            client: TransferClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX),
             peer_timeout,
             call_timeout,
-        })
+            local: None,
+        }
+    }
+
+    /// Whether both ends take their memory from one budget.
+    pub fn is_local(&self) -> bool {
+        self.local.is_some()
     }
 
     /// The sink's name in the configuration.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::StreamExt;
+use strait_common::clock::now_ns;
 use strait_common::config::ByteSize;
 use strait_common::digest::DigestId;
 use strait_common::engine::{Disposition, Partition, Receipt, Source, Stream, Table};
@@ -13,8 +14,9 @@ use strait_common::selection::Selection;
 use strait_common::{Error, Result};
 use strait_proto::v1;
 
-use crate::agent::{Agent, now_ns};
+use crate::agent::Agent;
 use crate::answers::Answers;
+use crate::chosen::Arrived;
 use crate::compare::Sides;
 use crate::job::{Job, Mode, Spec};
 use crate::link::{self, Held, Link, Window};
@@ -45,6 +47,7 @@ pub struct Planned {
     pub warnings: Vec<String>,
     source: Arc<dyn Source>,
     link: Link,
+    arrived: Arc<Arrived>,
 }
 
 /// A job resolved against what A looks like now. The sink was not asked yet.
@@ -145,6 +148,14 @@ impl Resolved {
         } = self;
         let reply = link.prepare(&job.spec.to, &wanted, window(agent), policy, true);
         let reply = reply.await?;
+        let both = agent.stream_bytes(source.read_bytes(&table)) + reply.stream_bytes;
+        if link.is_local() && both > agent.config.memory_bytes {
+            return Err(Error::refused(format!(
+                "one stream of table {} to a directory needs {both} bytes at this agent, which reads and writes, and whose memory is {}; raise `memory`, or \
+                 lower `window_frames` or `frame_bytes_max`",
+                table.name, agent.config.memory_bytes
+            )));
+        }
         if job.mode.disposition() == Disposition::Replace && !reply.lacking.is_empty() {
             return Err(Error::refused(format!(
                 "the sink's table has columns that are not copied: {}; --mode {} would lose what they hold. Name them in --columns if the source has \
@@ -153,6 +164,10 @@ impl Resolved {
                 job.mode.name()
             )));
         }
+        let arrived = match job.spec.receipts.clone() {
+            Some(path) => agent.cpu.run(move || Arrived::read(&path)).await?,
+            None => Arrived::default(),
+        };
         Ok(Planned {
             warnings: selection.warnings(),
             job,
@@ -162,6 +177,7 @@ impl Resolved {
             reply,
             source,
             link,
+            arrived: Arc::new(arrived),
         })
     }
 }
@@ -191,7 +207,14 @@ impl Planned {
     /// What the source says; `Refused` if partitions are replaced, and only a part of this one is selected.
     pub async fn partitions(&self) -> Result<Stream<Partition>> {
         let mode = self.job.mode;
-        partitions(&self.source, &self.table, &self.selection, mode).await
+        let selected = partitions(&self.source, &self.table, &self.selection, mode).await?;
+        let (named, arrived) = (self.job.spec.partitions.clone(), Arc::clone(&self.arrived));
+        let is_chosen =
+            move |partition: &Partition| named.fit(&partition.key) && !arrived.has(partition);
+        let chosen = selected.filter(move |partition| {
+            std::future::ready(partition.as_ref().map_or(true, &is_chosen))
+        });
+        Ok(chosen.boxed())
     }
 
     /// Whether B's rows are of somebody else, and nobody has said what happens to them.
@@ -251,8 +274,13 @@ impl Planned {
     /// Streams that run at a time: what is asked for, and what each side's memory admits.
     pub fn streams(&self, agent: &Agent, asked: u32) -> Streams {
         let source_bytes = agent.stream_bytes(self.source.read_bytes(&self.table));
-        let source =
-            u32::try_from(agent.config.memory_bytes / source_bytes.max(1)).unwrap_or(u32::MAX);
+        let beside = if self.link.is_local() {
+            self.reply.stream_bytes
+        } else {
+            0
+        };
+        let source = agent.config.memory_bytes / (source_bytes + beside).max(1);
+        let source = u32::try_from(source).unwrap_or(u32::MAX);
         let asked = if asked == 0 {
             agent.config.streams_max
         } else {
@@ -743,6 +771,7 @@ impl Actions {
                     Look::Copy if held.version.is_none() => "copy",
                     Look::Copy => "replace",
                     Look::Read(_) => "compare",
+                    Look::Newer(_) => "refused",
                 },
             },
         }
@@ -750,11 +779,14 @@ impl Actions {
 
     /// What only B has, where that matters.
     fn extras(self) -> Vec<Held> {
-        let mirrors = matches!(self.job.mode, Mode::Mirror { .. });
-        let extras = self
-            .held
-            .into_values()
-            .filter(|held| mirrors && held.version.is_some() && !self.overlaps.excludes(&held.key));
+        let spec = &self.job.spec;
+        let mirrors = matches!(self.job.mode, Mode::Mirror { .. }) && spec.is_of_all();
+        let extras = self.held.into_values().filter(|held| {
+            mirrors
+                && held.version.is_some()
+                && !self.overlaps.excludes(&held.key)
+                && spec.partitions.fit(&held.key)
+        });
         extras.collect()
     }
 }

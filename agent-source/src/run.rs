@@ -97,7 +97,7 @@ pub fn earlier(
         return Earlier::Others;
     };
     match overlaps.with(receipt, &planned.key) {
-        Overlap::Same if receipt.version == planned.version => Earlier::Already,
+        Overlap::Same if receipt.is_of(planned) => Earlier::Already,
         Overlap::Disjoint => Earlier::Others,
         _ if again => Earlier::Others,
         Overlap::Same => Earlier::Refused(

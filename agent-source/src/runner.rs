@@ -4,11 +4,13 @@
 //! breaks, the next attempt begins at the ledger again. What to do next is decided in [`run`](mod@crate::run); this
 //! module waits, calls, counts retries, and keeps the figures that operators watch.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
 use rand::Rng;
+use strait_bundle::{Bundle, Maker};
 use strait_common::cpu::CpuPool;
 use strait_common::digest::DigestId;
 use strait_common::engine::{Outcome, Partition};
@@ -62,6 +64,8 @@ pub struct Live {
     /// Its share of the agent's bandwidth, over all its attempts.
     bandwidth: Share,
     began: Instant,
+    /// What the source has was found whole.
+    checked: AtomicBool,
     /// How the run is to stand once it has stopped, if an operator asked for the stop; else it is left for the next start.
     asked: Mutex<Option<Status>>,
 }
@@ -170,6 +174,7 @@ pub fn live(agent: &Agent, row: RunRow, shutdown: Shutdown) -> Result<Live> {
         changed: Notify::new(),
         shutdown,
         began: Instant::now(),
+        checked: AtomicBool::new(false),
         asked: Mutex::default(),
     })
 }
@@ -350,9 +355,17 @@ async fn attempt(
     id: RunId,
     job: &Job,
 ) -> Result<Option<Outcome>> {
-    live.set_phase("attaching", String::new());
     let link = agent.link(&job.spec.to.name)?;
     let source = agent.source(&job.spec.from.name)?;
+    if !live.checked.load(Ordering::Relaxed) {
+        live.set_phase("checking", String::new());
+        tokio::select! {
+            checked = source.check(&job.spec.from.table) => checked?,
+            () = live.shutdown.draining() => return Err(Error::cancelled("stopped while checking")),
+        }
+        live.checked.store(true, Ordering::Relaxed);
+    }
+    live.set_phase("attaching", String::new());
     let table = source.describe(&job.spec.from.table).await?;
     let selection = Selection::resolve(&job.spec.selection, &table.schema, job.now)?;
     if selection.text() != job.resolved {
@@ -438,6 +451,18 @@ async fn attempt(
     };
     live.set_phase("completing", String::new());
     link.complete(&job.spec.to, id, epoch, outcome).await?;
+    if let Some(directory) = job.spec.to.directory() {
+        live.set_phase("sealing", String::new());
+        let maker = Maker {
+            agent: agent.identity(),
+            run: id,
+            from: job.spec.from.to_string(),
+        };
+        let sealed = Bundle::at(&directory, agent.cpu.clone())
+            .seal(&job.spec.to.table, &maker)
+            .await?;
+        tracing::info!(run = %id.short(), table = %job.spec.to.table, ?sealed, "bundle sealed");
+    }
     Ok(Some(outcome))
 }
 

@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use strait_common::engine::{Partition, Receipt, Version};
+use strait_common::engine::{Origin, Partition, Receipt, Version};
 use strait_common::ids::RunId;
 use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, OrError, Result};
@@ -310,6 +310,8 @@ const SCHEMA: &str = "
         key TEXT NOT NULL,
         version TEXT NOT NULL,
         pin TEXT NOT NULL,
+        origin TEXT NOT NULL DEFAULT '',
+        seen INTEGER NOT NULL DEFAULT 0,
         rows INTEGER,
         bytes INTEGER,
         state TEXT NOT NULL DEFAULT 'pending',
@@ -331,17 +333,19 @@ const SCHEMA: &str = "
 ";
 
 /// The version of [`SCHEMA`], in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
 /// What version 1 lacks.
 const SCHEMA_FROM_1: &str = "ALTER TABLE runs ADD COLUMN bandwidth_max INTEGER";
 /// What version 2 lacks: partitions that are not in the plan, and modes other than append.
 const SCHEMA_FROM_2: &str = "ALTER TABLE partitions ADD COLUMN extra INTEGER NOT NULL DEFAULT 0; \
      UPDATE runs SET job = json_set(job, '$.mode', 'append')";
+/// What version 3 lacks: where partitions come from.
+const SCHEMA_FROM_3: &str = "ALTER TABLE partitions ADD COLUMN origin TEXT NOT NULL DEFAULT ''; ALTER TABLE partitions ADD COLUMN seen INTEGER NOT NULL DEFAULT 0";
 
 const RUN_COLUMNS: &str = "id, job, streams, status, created_at, started_at, ended_at, attempts, epoch, retries, elapsed_ms, \
      message, kind, warnings, bandwidth_max";
-const PARTITION_COLUMNS: &str = "seq, key, version, pin, rows, bytes, state, attempts, moved, sent_rows, raw_bytes, \
+const PARTITION_COLUMNS: &str = "seq, key, version, pin, origin, seen, rows, bytes, state, attempts, moved, sent_rows, raw_bytes, \
      wire_bytes, elapsed_ms, receipt, message, kind";
 
 impl RunStore {
@@ -387,8 +391,9 @@ impl RunStore {
         // All of a change or nothing of it.
         let change = match version {
             0 => SCHEMA.to_owned(),
-            1 => format!("{SCHEMA_FROM_1}; {SCHEMA_FROM_2}"),
-            _ => SCHEMA_FROM_2.to_owned(),
+            1 => [SCHEMA_FROM_1, SCHEMA_FROM_2, SCHEMA_FROM_3].join("; "),
+            2 => [SCHEMA_FROM_2, SCHEMA_FROM_3].join("; "),
+            _ => SCHEMA_FROM_3.to_owned(),
         };
         if version < SCHEMA_VERSION {
             db.execute_batch(&format!(
@@ -425,7 +430,7 @@ impl RunStore {
             .written(&self.name)?;
         let mut seq = 0;
         {
-            let sql = "INSERT INTO partitions (run, seq, key, version, pin, rows, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)";
+            let sql = "INSERT INTO partitions (run, seq, key, version, pin, origin, seen, rows, bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
             let mut insert = transaction.prepare(sql).written(&self.name)?;
             for partition in partitions {
                 let partition = partition?;
@@ -436,6 +441,8 @@ impl RunStore {
                         partition.key.to_string(),
                         partition.version.0,
                         partition.pin,
+                        partition.origin.table,
+                        partition.origin.seen,
                         partition.rows.map(to_sql),
                         partition.bytes.map(to_sql),
                     ])
@@ -658,11 +665,13 @@ impl RunStore {
     /// # Errors
     /// `Unavailable` if SQLite cannot write; `Full` if its disk is full.
     pub fn replan(&self, run: RunId, seq: u64, partition: &Partition, moved: u32) -> Result<()> {
-        let sql = "UPDATE partitions SET version = ?, pin = ?, rows = ?, bytes = ?, moved = ? WHERE run = ? AND seq = ?";
+        let sql = "UPDATE partitions SET version = ?, pin = ?, origin = ?, seen = ?, rows = ?, bytes = ?, moved = ? WHERE run = ? AND seq = ?";
         let (rows, bytes) = (partition.rows.map(to_sql), partition.bytes.map(to_sql));
         let values = params![
             partition.version.0,
             partition.pin,
+            partition.origin.table,
+            partition.origin.seen,
             rows,
             bytes,
             moved,
@@ -798,6 +807,10 @@ fn partition_row(row: &Row<'_>) -> Result<PartitionRow> {
             bytes: maybe_count("bytes")?.map(from_sql),
             version: Version(text("version")?),
             pin: text("pin")?,
+            origin: Origin {
+                table: text("origin")?,
+                seen: row.get::<_, i64>("seen").or_error(Kind::Corrupt, READ)?,
+            },
         },
         state: PartitionState::from_name(&text("state")?)?,
         spent: Spent {

@@ -422,7 +422,7 @@ impl Session {
             let fits = if already && receipt.version != ours.version {
                 self.is_ours(receipt, &ours.key)
             } else {
-                receipt == ours
+                receipt.proves(ours)
             };
             if fits {
                 return Ok(());
@@ -509,6 +509,7 @@ impl Session {
                 digest_id: self.digest_id.clone(),
                 level: Level::Received,
                 selection: self.selection.clone(),
+                origin: current.assignment.partition.origin.clone(),
             };
             step.send.push(Request::Finish(v1::Finish {
                 sequence: current.sequence,
@@ -620,6 +621,7 @@ mod tests {
             bytes: None,
             version: strait_common::engine::Version("1".to_owned()),
             pin: String::new(),
+            origin: strait_common::engine::Origin::default(),
         };
         let assignment = Assignment {
             seq: 0,

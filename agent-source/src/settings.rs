@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use strait_common::config::{self, ByteSize, NamedUrl, SizeOrNone, Span};
+use strait_common::config::{self, ByteSize, NamedUrl, Percent, SizeOrNone, Span};
 use strait_common::telemetry::{self, LogFormat};
 use strait_common::tls::{Dialling, IdentityFiles, Listening};
 use strait_common::{Context, Error, Kind, OrError, Result};
@@ -64,6 +64,9 @@ pub struct Settings {
     /// How long a stream waits for the sink's memory before it gives this side's back [default: 30s]
     #[arg(long, env = "STRAIT_SOURCE_LEASE_WAIT_MAX", value_name = "TIME")]
     pub lease_wait_max: Option<Span>,
+    /// How full the disk of a directory that is backed up to may be for a partition to begin; above, runs wait for room [default: 95%]
+    #[arg(long, env = "STRAIT_SOURCE_DISK_USED_MAX", value_name = "PERCENT")]
+    pub disk_used_max: Option<Percent>,
     /// Retries of a run without any progress in between before it fails [default: 20]
     #[arg(long, env = "STRAIT_SOURCE_RETRIES_MAX", value_name = "N")]
     pub retries_max: Option<u32>,
@@ -161,6 +164,8 @@ pub struct Config {
     pub peer_timeout: Duration,
     /// How long a stream waits for the sink's memory.
     pub lease_wait_max: Duration,
+    /// How full the disk of a directory may be for a partition to begin there.
+    pub disk_used_max: Percent,
     /// Retries without progress.
     pub retries_max: u32,
     /// The longest wait before a retry.
@@ -232,6 +237,7 @@ impl Settings {
             engine_timeout: span(self.engine_timeout, file.engine_timeout, 120),
             peer_timeout: span(self.peer_timeout, file.peer_timeout, 20),
             lease_wait_max: span(self.lease_wait_max, file.lease_wait_max, 30),
+            disk_used_max: (self.disk_used_max.or(file.disk_used_max)).unwrap_or(Percent(95)),
             retries_max: self.retries_max.or(file.retries_max).unwrap_or(20),
             retry_wait_max: span(self.retry_wait_max, file.retry_wait_max, 30),
             grace: span(self.grace, file.grace, 60),
@@ -342,6 +348,7 @@ impl Config {
             engine_timeout: Some(Span(self.engine_timeout)),
             peer_timeout: Some(Span(self.peer_timeout)),
             lease_wait_max: Some(Span(self.lease_wait_max)),
+            disk_used_max: Some(self.disk_used_max),
             retries_max: Some(self.retries_max),
             retry_wait_max: Some(Span(self.retry_wait_max)),
             grace: Some(Span(self.grace)),

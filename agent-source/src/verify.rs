@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use strait_common::Result;
+use strait_common::clock::now_ns;
 use strait_common::digest::Digest;
 use strait_common::engine::Partition;
 use strait_proto::v1;
 
-use crate::agent::{Agent, now_ns};
+use crate::agent::Agent;
 use crate::answers::Answers;
 use crate::job::{Mode, Spec};
 use crate::plan::{self, Planned};
@@ -53,11 +54,13 @@ pub async fn verify(
     }
     // What only B has, whoever put it there.
     let mut extra = Vec::new();
+    let spec = &planned.job.spec;
     let mut holdings = planned.sides(agent).holdings().await?;
     while let Some(page) = holdings.next().await? {
         let only_theirs = page.into_iter().map(|held| held.key);
-        let only_theirs =
-            only_theirs.filter(|key| !seen.contains(key) && !planned.selection.excludes(key));
+        let only_theirs = only_theirs
+            .filter(|key| !seen.contains(key) && !planned.selection.excludes(key))
+            .filter(|key| spec.is_of_all() && spec.partitions.fit(key));
         extra.extend(only_theirs.map(|key| key.to_string()));
     }
     for keys in extra.chunks(PAGE) {

@@ -19,14 +19,22 @@ fn a_store_of_the_first_format_is_read_on() {
     let mut store = RunStore::open(&path).unwrap();
     store.insert(&run, std::iter::empty()).unwrap();
     drop(store);
-    // What the second format did not have, then what the first did not.
+    // What the third format did not have, then the second, then the first.
+    let third = "ALTER TABLE partitions DROP COLUMN origin; ALTER TABLE partitions DROP COLUMN seen; PRAGMA user_version = 3";
+    let db = Connection::open(&path).unwrap();
+    db.execute_batch(third).unwrap();
+    drop(db);
+    let old = RunStore::open(&path).unwrap().run(run.id).unwrap().unwrap();
+    assert_eq!(old.job, run.job);
     let db = Connection::open(&path).unwrap();
     let second = "ALTER TABLE partitions DROP COLUMN extra; UPDATE runs SET job = json_remove(job, '$.mode'); PRAGMA user_version = 2";
+    db.execute_batch(third).unwrap();
     db.execute_batch(second).unwrap();
     drop(db);
     let old = RunStore::open(&path).unwrap().run(run.id).unwrap().unwrap();
     assert_eq!(old.job, run.job);
     let db = Connection::open(&path).unwrap();
+    db.execute_batch(third).unwrap();
     db.execute_batch(second).unwrap();
     db.execute_batch("ALTER TABLE runs DROP COLUMN bandwidth_max; PRAGMA user_version = 1")
         .unwrap();

@@ -12,7 +12,7 @@ use strait_common::state_dir::StateDir;
 use strait_tests::settings::{Agent, printed, refused, write};
 
 /// Every key: its name, and what file, environment and flag say.
-const KEYS: [(&str, [&str; 3]); 20] = [
+const KEYS: [(&str, [&str; 3]); 21] = [
     ("listen", ["127.0.0.1:1", "127.0.0.1:2", "[::1]:3"]),
     ("state_dir", ["/tmp/one", "/tmp/two", "/tmp/three"]),
     ("name", ["one", "two", "three"]),
@@ -27,6 +27,7 @@ const KEYS: [(&str, [&str; 3]); 20] = [
     ("cpu_threads", ["1", "2", "3"]),
     ("engine_timeout", ["1s", "2500ms", "3h"]),
     ("peer_timeout", ["1s", "2m", "3h"]),
+    ("disk_used_max", ["70%", "80%", "90%"]),
     ("lease_wait_max", ["1s", "2m", "3h"]),
     ("retries_max", ["0", "2", "3"]),
     ("retry_wait_max", ["1ms", "2m", "3h"]),

@@ -1,5 +1,7 @@
 //! One file per command.
 
+pub(crate) mod backup;
+pub(crate) mod bundle;
 pub(crate) mod health;
 pub(crate) mod plan;
 pub(crate) mod runs;
@@ -14,10 +16,10 @@ use strait_proto::v1;
 /// What to copy, from where, to where.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Selectors {
-    /// The table at the source, as in live:db1/mt
+    /// The table at the source, as in live:db1/mt, or a directory that was backed up to, as in file:///backup
     #[arg(long, value_name = "STORE:DATABASE/TABLE")]
     pub(crate) from: String,
-    /// The table at the sink, as in dr:db1/mt
+    /// The table at the sink, as in dr:db1/mt, or a directory on the agent's machine, as in file:///backup
     #[arg(long, value_name = "SINK[/STORE]:DATABASE/TABLE")]
     pub(crate) to: String,
     /// Rows to copy, as the where clause of SQL
@@ -29,6 +31,12 @@ pub(crate) struct Selectors {
     /// Time zone in which civil times are read, as in Europe/Berlin [default: UTC]
     #[arg(long, value_name = "ZONE")]
     pub(crate) zone: Option<String>,
+    /// Only partitions whose keys fit this pattern, in which * is any text, as in 'TradingDay=2026-11-*'; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) partitions: Vec<String>,
+    /// Leave out what has arrived by these receipts (`strait bundle receipt`), a file on the agent's machine
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipts: Option<String>,
 }
 
 impl From<Selectors> for v1::Selectors {
@@ -39,6 +47,8 @@ impl From<Selectors> for v1::Selectors {
             r#where: selectors.predicate,
             columns: selectors.columns,
             zone: selectors.zone.unwrap_or_default(),
+            partitions: selectors.partitions,
+            receipts: selectors.receipts.unwrap_or_default(),
         }
     }
 }
@@ -89,6 +99,14 @@ enum Check {
 }
 
 impl ModeArguments {
+    /// The same, which mirrors unless another mode is named.
+    pub(crate) fn or_mirror(self) -> ModeArguments {
+        ModeArguments {
+            mode: self.mode.or(Some(Mode::Mirror)),
+            ..self
+        }
+    }
+
     pub(crate) fn schema_policy(&self) -> v1::SchemaPolicy {
         match self.schema {
             SchemaPolicy::Evolve => v1::SchemaPolicy::Evolve,

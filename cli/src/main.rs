@@ -17,7 +17,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use strait_common::tls::{Dialling, IdentityFiles};
 
+use strait_bundle::Depth;
+
 use crate::client::Connection;
+use crate::commands::backup::Way;
+use crate::commands::bundle::Command as Bundle;
 use crate::report::{Outcome, Output};
 
 /// Replicates partitioned tables between two clusters: exactly once, whole partitions, bounded memory
@@ -56,6 +60,13 @@ struct Arguments {
 enum Command {
     /// Copy what a selection selects, and watch it
     Sync(commands::sync::Arguments),
+    /// Copy to a directory that is carried to where there is no link: --to file:///DIR on the agent's machine. The next one adds what differs
+    Backup(commands::sync::Arguments),
+    /// Copy from such a directory, after every file of it was found whole: --from file:///DIR on the agent's machine
+    Restore(commands::sync::Arguments),
+    /// Look at such a directory, or tell what of it has arrived
+    #[command(subcommand)]
+    Bundle(commands::bundle::Command),
     /// Show what a sync would do; moves nothing
     Plan(commands::plan::Arguments),
     /// Read both sides back and compare them, partition by partition
@@ -142,6 +153,23 @@ fn main() -> ExitCode {
         };
         let result = match command {
             Command::Sync(arguments) => commands::sync::run(&connect()?, &output, arguments).await,
+            Command::Backup(arguments) => {
+                commands::backup::run(&connect()?, &output, Way::Backup, arguments).await
+            }
+            Command::Restore(arguments) => {
+                commands::backup::run(&connect()?, &output, Way::Restore, arguments).await
+            }
+            Command::Bundle(Bundle::Verify {
+                directory,
+                table,
+                sizes,
+            }) => {
+                let depth = if sizes { Depth::Sizes } else { Depth::Contents };
+                return commands::bundle::verify(&output, &directory, table, depth).await;
+            }
+            Command::Bundle(Bundle::Receipt { selectors, out }) => {
+                commands::bundle::receipt(&connect()?, &output, selectors, out.as_deref()).await
+            }
             Command::Plan(arguments) => commands::plan::run(&connect()?, &output, arguments).await,
             Command::Verify(arguments) => {
                 commands::verify::run(&connect()?, &output, arguments).await

@@ -114,6 +114,18 @@ pub struct Partition {
     pub version: Version,
     /// How the engine finds this version again, for example a table version; never compared, may be empty.
     pub pin: String,
+    /// Which table its rows are of, and when this was so.
+    pub origin: Origin,
+}
+
+/// Where a partition's rows come from. It stays with them on every way: a bundle that is carried on a disk tells the origin of what it carries, not its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The table, by a name of at most 200 bytes that the engine gives it and that it keeps whatever a configuration calls it. Versions are comparable within
+    /// one table only. Empty where nobody has said.
+    pub table: String,
+    /// When the partition was looked at: nanoseconds since 1970 in UTC.
+    pub seen: i64,
 }
 
 /// What a partition contained when it was looked at: opaque text of at most 200 bytes, made by the engine. Equal
@@ -198,6 +210,15 @@ pub trait Source: fmt::Debug + Send + Sync {
         after: &Cursor,
         limits: &ReadLimits,
     ) -> Result<Stream<Batch>>;
+
+    /// Whether what the store has of a table is whole, where the store can tell: asked once before a run reads from it.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming what is not.
+    async fn check(&self, table: &TableName) -> Result<()> {
+        let _ = table;
+        Ok(())
+    }
 
     /// The bytes that one open read of this table holds beside the batch that it returns.
     fn read_bytes(&self, table: &Table) -> u64;
@@ -373,6 +394,23 @@ pub struct Receipt {
     pub level: Level,
     /// The resolved selection that the rows were chosen by, in canonical text ([`Selection::text`]).
     pub selection: String,
+    /// Where the rows come from.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+impl Receipt {
+    /// Whether it is about this version of this partition, of the same table.
+    pub fn is_of(&self, partition: &Partition) -> bool {
+        self.version == partition.version && self.origin.table == partition.origin.table
+    }
+
+    /// Whether it proves what another one proves. An attempt whose plan was made anew has looked at another time.
+    pub fn proves(&self, other: &Receipt) -> bool {
+        let mut other = other.clone();
+        other.origin.seen = self.origin.seen;
+        *self == other
+    }
 }
 
 /// What B has under one key, beside what its ledger says of it.

@@ -6,6 +6,7 @@
 //! This crate opens no socket, no file and no store.
 
 pub mod budget;
+pub mod clock;
 pub mod config;
 pub mod cpu;
 pub mod digest;

@@ -98,6 +98,11 @@ impl Source for PatientSource {
         Ok(patient_stream(batches, self.timeout, "read"))
     }
 
+    // Reads as long as there is something to read: who asks waits with a stop at hand.
+    async fn check(&self, table: &TableName) -> Result<()> {
+        self.below.check(table).await
+    }
+
     fn read_bytes(&self, table: &Table) -> u64 {
         self.below.read_bytes(table)
     }

@@ -5,7 +5,7 @@ use strait_proto::v1;
 
 use crate::digest::{Digest, DigestId};
 use crate::engine::{
-    Confirmed, Cursor, Disposition, Division, DivisionKind, Level, Outcome, Position,
+    Confirmed, Cursor, Disposition, Division, DivisionKind, Level, Origin, Outcome, Position,
     PositionState, Receipt, Table, Version,
 };
 use crate::error::{Error, Result};
@@ -90,6 +90,8 @@ impl From<&Receipt> for v1::Receipt {
             }
             .into(),
             selection: receipt.selection.clone(),
+            origin: receipt.origin.table.clone(),
+            seen: receipt.origin.seen,
         }
     }
 }
@@ -111,6 +113,10 @@ impl TryFrom<v1::Receipt> for Receipt {
             digest: Digest::from_bytes(&message.digest)?,
             digest_id: DigestId(message.digest_id),
             selection: message.selection,
+            origin: Origin {
+                table: short(message.origin, "a table's name")?,
+                seen: message.seen,
+            },
         })
     }
 }
@@ -160,10 +166,15 @@ pub fn check_whole(slice: Option<&v1::Slice>) -> Result<()> {
 /// # Errors
 /// `Corrupt` if it is longer than [`VERSION_BYTES_MAX`].
 pub fn version(text: String) -> Result<Version> {
+    short(text, "a version").map(Version)
+}
+
+/// Text of a peer that an engine made.
+fn short(text: String, what: &str) -> Result<String> {
     if text.len() > VERSION_BYTES_MAX {
-        return Err(Error::corrupt(format!("a version of {} bytes", text.len())));
+        return Err(Error::corrupt(format!("{what} of {} bytes", text.len())));
     }
-    Ok(Version(text))
+    Ok(text)
 }
 
 /// A cursor from a peer.

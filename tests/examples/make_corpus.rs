@@ -10,7 +10,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{Int32Type, Int64Type};
 use strait_common::digest::Digest;
-use strait_common::engine::{Claim, Disposition, Level, Outcome, Receipt, Version};
+use strait_common::engine::{Claim, Disposition, Level, Origin, Outcome, Receipt, Version};
 use strait_common::frame::{Compression, Encoder, Frame, schema_to_bytes};
 use strait_common::ids::{Epoch, RunId};
 use strait_common::key::PartitionKey;
@@ -283,6 +283,7 @@ fn ledger() -> Vec<Case> {
         digest_id: strait_common::digest::DigestId::of(&frame_columns()).expect("an id"),
         level: Level::Received,
         selection: "select a where a > 'ü\t\"'".to_owned(),
+        origin: Origin::default(),
     };
     let published = |text: &str, disposition| Published {
         receipt: receipt(text, 12),

@@ -22,8 +22,8 @@ use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId, digest};
 use strait_common::engine::{
-    Begun, Claim, Cursor, Disposition, Level, Outcome, Partition, ReadLimits, Receipt, Source,
-    Store, Table,
+    Begun, Claim, Cursor, Disposition, Level, Origin, Outcome, Partition, ReadLimits, Receipt,
+    Source, Store, Table,
 };
 use strait_common::frame::{Compression, Decoder, Encoder, Frame};
 use strait_common::ids::{RunId, TableName};
@@ -293,6 +293,7 @@ async fn lake_write(data: &Data, scratch: &Path) -> Result<Duration, Failure> {
             digest_id: DigestId::of(&data.table.schema)?,
             level: Level::Received,
             selection: data.selection.text(),
+            origin: Origin::default(),
         };
         writer.finish(receipt).await?;
     }

@@ -226,6 +226,10 @@ impl Source for HeldSource {
             .await
     }
 
+    async fn check(&self, table: &TableName) -> Result<()> {
+        self.below.check(table).await
+    }
+
     fn read_bytes(&self, table: &Table) -> u64 {
         self.below.read_bytes(table)
     }

@@ -11,7 +11,7 @@ use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId, digest};
 use strait_common::engine::{
-    Begun, Claim, Cursor, Disposition, Division, DivisionKind, Level, Outcome, Partition,
+    Begun, Claim, Cursor, Disposition, Division, DivisionKind, Level, Origin, Outcome, Partition,
     ReadLimits, Receipt, Sink, Store, Table, Version,
 };
 use strait_common::ids::{RunId, TableName};
@@ -316,6 +316,7 @@ pub async fn append(
         bytes: None,
         version: Version(format!("written {what}")),
         pin: String::new(),
+        origin: Origin::default(),
     };
     let begun = attachment
         .begin(&partition, Disposition::Append, None)
@@ -337,6 +338,7 @@ pub async fn append(
         digest_id: DigestId::of(&table.schema).expect("a digest id"),
         level: Level::Received,
         selection: "everything".to_owned(),
+        origin: Origin::default(),
     };
     let finished = writer.finish(receipt).await;
     finished.expect("the partition can be published");

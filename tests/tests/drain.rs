@@ -11,7 +11,7 @@ use strait_common::Result;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::DigestId;
-use strait_common::engine::{Disposition, Partition, Version};
+use strait_common::engine::{Disposition, Origin, Partition, Version};
 use strait_common::frame::Compression;
 use strait_common::ids::{Epoch, RunId};
 use strait_common::selection::{Selection, SelectionSpec};
@@ -48,6 +48,7 @@ impl Board for SlowBoard {
                 bytes: None,
                 version: Version("of nothing".to_owned()),
                 pin: "no pin of the lake".to_owned(),
+                origin: Origin::default(),
             },
             disposition: Disposition::Append,
             from: None,

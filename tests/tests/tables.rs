@@ -7,7 +7,8 @@ use agent_sink::tables::{TableId, Tables};
 use strait_common::Kind;
 use strait_common::digest::{Digest, DigestId};
 use strait_common::engine::{
-    Begun, Claim, Disposition, Finished, Level, Partition, PartitionWriter, Receipt, Sink, Version,
+    Begun, Claim, Disposition, Finished, Level, Origin, Partition, PartitionWriter, Receipt, Sink,
+    Version,
 };
 use strait_common::ids::RunId;
 use strait_memory::{MemorySink, MemoryStore};
@@ -30,6 +31,7 @@ fn partition() -> Partition {
         bytes: None,
         version: Version("1".to_owned()),
         pin: String::new(),
+        origin: Origin::default(),
     }
 }
 
@@ -43,6 +45,7 @@ fn receipt() -> Receipt {
         digest_id: DigestId::of(&cluster::schema()).expect("an id"),
         level: Level::Received,
         selection: String::new(),
+        origin: Origin::default(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! digests, and as emptied only when it was read.
 
 use strait_common::digest::DigestId;
-use strait_common::engine::{Confirmed, Level, Partition, Receipt, Version};
+use strait_common::engine::{Confirmed, Level, Origin, Partition, Receipt, Version};
 use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, Result};
 
@@ -24,6 +24,8 @@ pub enum Look {
     Copy,
     /// Digests must tell. What is known already need not be read.
     Read(Known),
+    /// B's rows are of a later look at the same table: they must not go back. Why, in words.
+    Newer(String),
 }
 
 /// Rows and digests that are known without reading.
@@ -48,6 +50,13 @@ pub(super) enum Compared {
 
 /// Looks at a partition of the plan beside what B says of it.
 pub fn look(check: Check, overlaps: &mut Overlaps, planned: &Partition, held: &Held) -> Look {
+    if let Some(receipt) = held
+        .receipt
+        .as_ref()
+        .filter(|receipt| is_newer(receipt, planned))
+    {
+        return Look::Newer(newer(receipt, planned));
+    }
     let receipt = held.receipt.as_ref().filter(|receipt| {
         check == Check::Versions
             && held.receipts == 1
@@ -55,7 +64,7 @@ pub fn look(check: Check, overlaps: &mut Overlaps, planned: &Partition, held: &H
             && overlaps.with(receipt, &planned.key) == Overlap::Same
     });
     let fingerprint = |receipt: &Receipt| (receipt.rows, receipt.digest);
-    let unchanged = receipt.filter(|receipt| receipt.version == planned.version);
+    let unchanged = receipt.filter(|receipt| receipt.is_of(planned));
     let intact = receipt.filter(|_| held.intact);
     if let (Some(receipt), Some(_)) = (unchanged, intact) {
         return Look::Equal(receipt.clone());
@@ -76,6 +85,26 @@ pub fn look(check: Check, overlaps: &mut Overlaps, planned: &Partition, held: &H
         (Some(ours), Some(theirs)) if ours != theirs && ours > 0 => Look::Copy,
         _ => Look::Read(known),
     }
+}
+
+/// Whether B has rows of a later look at the same table than the planned ones are of.
+fn is_newer(receipt: &Receipt, planned: &Partition) -> bool {
+    let (theirs, ours) = (&receipt.origin, &planned.origin);
+    !ours.table.is_empty()
+        && theirs.table == ours.table
+        && theirs.seen > ours.seen
+        && receipt.version != planned.version
+}
+
+fn newer(receipt: &Receipt, planned: &Partition) -> String {
+    let at = |origin: &Origin| {
+        chrono::DateTime::from_timestamp_nanos(origin.seen).format("%Y-%m-%d %H:%M:%S UTC")
+    };
+    format!(
+        "the sink has it as the source's table was at {}, and this is how it was at {}; it would go back. `--mode replace` does that all the same",
+        at(&receipt.origin),
+        at(&planned.origin)
+    )
 }
 
 /// Compares what was read. B's rows may be unreadable, which no row of A's is equal to.
@@ -132,7 +161,10 @@ impl Run {
         let overlaps = self.overlaps.as_mut();
         let overlaps = overlaps.ok_or_else(|| Error::internal("a comparison before an attach"))?;
         let Some(row) = row else {
-            if let Some(extra) = extra(overlaps, held) {
+            if self.job.spec.is_of_all()
+                && self.job.spec.partitions.fit(&held.key)
+                && let Some(extra) = extra(overlaps, held)
+            {
                 self.extra(extra)?;
             }
             return Ok(None);
@@ -145,6 +177,15 @@ impl Run {
                 // What this run had staged of it is of no use any more; the end of the claim removes it.
                 self.resume_from.remove(&row.seq);
                 self.settle(&row, PartitionState::Already, row.spent, Ok(Some(receipt)))?;
+                Ok(None)
+            }
+            Look::Newer(why) => {
+                self.settle(
+                    &row,
+                    PartitionState::Failed,
+                    row.spent,
+                    Err(Error::refused(why)),
+                )?;
                 Ok(None)
             }
             Look::Copy => {
@@ -183,6 +224,7 @@ impl Run {
                     digest_id: DigestId(self.job.digest_id.clone()),
                     level: Level::Stored,
                     selection: self.job.resolved.clone(),
+                    origin: row.partition.origin.clone(),
                 };
                 self.resume_from.remove(&row.seq);
                 self.progress += 1;
@@ -387,6 +429,7 @@ mod tests {
             bytes: None,
             version: Version(version.to_owned()),
             pin: String::new(),
+            origin: Origin::default(),
         }
     }
 
@@ -405,6 +448,7 @@ mod tests {
                 digest_id: overlaps.digest_id().clone(),
                 level: Level::Received,
                 selection: "select x".to_owned(),
+                origin: Origin::default(),
             }),
             receipts: 1,
             intact,
@@ -465,6 +509,55 @@ mod tests {
         let (held, planned) = (held(true, Some(10)), planned("a1", Some(10)));
         let found = look(Check::Digests, &mut overlaps(), &planned, &held);
         assert_eq!(found, Look::Read(Known::default()));
+    }
+
+    fn origin(table: &str, seen: i64) -> Origin {
+        Origin {
+            table: table.to_owned(),
+            seen,
+        }
+    }
+
+    #[test]
+    fn a_version_of_another_table_tells_nothing_of_this_one() {
+        let (mut held, mut planned) = (held(true, Some(10)), planned("a1", Some(10)));
+        planned.origin = origin("t", 5);
+        for other in [origin("", 5), origin("u", 5), origin("u", 6)] {
+            held.receipt.as_mut().unwrap().origin = other;
+            let found = look(Check::Versions, &mut overlaps(), &planned, &held);
+            // What B has is known by its own ledger, whatever it was copied from.
+            let known = Known {
+                ours: None,
+                theirs: Some((10, some())),
+            };
+            assert_eq!(found, Look::Read(known), "{held:?}");
+        }
+        held.receipt.as_mut().unwrap().origin = origin("t", 4);
+        let found = look(Check::Versions, &mut overlaps(), &planned, &held);
+        assert!(matches!(found, Look::Equal(_)), "{found:?}");
+    }
+
+    #[test]
+    fn rows_of_a_later_look_do_not_go_back_unasked() {
+        let (mut held, mut planned) = (held(true, Some(11)), planned("a0", Some(10)));
+        planned.origin = origin("t", 5);
+        for (theirs, refused) in [
+            (origin("t", 6), true),
+            (origin("t", 5), false),
+            (origin("t", 4), false),
+            (origin("u", 6), false),
+        ] {
+            held.receipt.as_mut().unwrap().origin = theirs;
+            for check in [Check::Versions, Check::Digests] {
+                let found = look(check, &mut overlaps(), &planned, &held);
+                assert_eq!(matches!(found, Look::Newer(_)), refused, "{held:?}");
+            }
+        }
+        // The same version is as good as it was when it was looked at last.
+        held.receipt.as_mut().unwrap().origin = origin("t", 6);
+        planned.version = Version("a1".to_owned());
+        let found = look(Check::Versions, &mut overlaps(), &planned, &held);
+        assert!(matches!(found, Look::Equal(_)), "{found:?}");
     }
 
     #[test]

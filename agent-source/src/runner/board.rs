@@ -162,6 +162,8 @@ mod tests {
         let spec = Spec {
             from: "a:db1/mt".parse().unwrap(),
             to: "b:db1/mt".parse().unwrap(),
+            partitions: Default::default(),
+            receipts: None,
             selection: SelectionSpec::default(),
         };
         RunRow {
@@ -198,6 +200,7 @@ mod tests {
             bytes: None,
             version: Version("1".to_owned()),
             pin: String::new(),
+            origin: strait_common::engine::Origin::default(),
         };
         let row = row();
         store.insert(&row, [Ok(partition)].into_iter()).unwrap();
@@ -221,6 +224,7 @@ mod tests {
                 shutdown: Shutdown::new(),
                 bandwidth: crate::pace::Pacer::new(None, 1).share(None),
                 began: Instant::now(),
+                checked: std::sync::atomic::AtomicBool::default(),
                 asked: Mutex::default(),
             }),
             cpu: CpuPool::new(1),

@@ -30,6 +30,20 @@ pub(crate) struct Arguments {
     detach: bool,
 }
 
+impl Arguments {
+    /// The same, which mirrors unless another mode is named.
+    pub(crate) fn or_mirror(self) -> Arguments {
+        Arguments {
+            mode: self.mode.or_mirror(),
+            ..self
+        }
+    }
+
+    pub(crate) fn selectors(&self) -> &Selectors {
+        &self.selectors
+    }
+}
+
 pub(crate) async fn run(
     connection: &Connection,
     output: &Output,

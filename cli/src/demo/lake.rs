@@ -3,8 +3,8 @@
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId, digest};
 use strait_common::engine::{
-    Begun, Claim, Disposition, Division, DivisionKind, Level, Outcome, Partition, Receipt, Sink,
-    Table, Version,
+    Begun, Claim, Disposition, Division, DivisionKind, Level, Origin, Outcome, Partition, Receipt,
+    Sink, Table, Version,
 };
 use strait_common::ids::{RunId, TableName};
 use strait_common::key::{Cell, PartitionKey};
@@ -61,6 +61,7 @@ pub(crate) async fn fill(
             bytes: None,
             version: version.clone(),
             pin: String::new(),
+            origin: Origin::default(),
         };
         let Begun::Writer(mut writer) = attachment
             .begin(&partition, Disposition::Append, None)
@@ -97,6 +98,7 @@ pub(crate) async fn fill(
             digest_id: digest_id.clone(),
             level: Level::Received,
             selection: "generated".to_owned(),
+            origin: Origin::default(),
         };
         writer.finish(receipt).await?;
         progress(index + 1);

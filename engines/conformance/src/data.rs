@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use strait_common::digest::{DigestId, digest};
 use strait_common::engine::{
-    Claim, Cursor, Division, DivisionKind, Level, Mark, Partition, Receipt, Table, Version,
+    Claim, Cursor, Division, DivisionKind, Level, Mark, Origin, Partition, Receipt, Table, Version,
 };
 use strait_common::ids::{RunId, TableName};
 use strait_common::key::{Cell, PartitionKey};
@@ -149,6 +149,7 @@ impl Part {
             bytes: None,
             version: Version(self.version.clone()),
             pin: String::new(),
+            origin: Origin::default(),
         }
     }
 
@@ -219,6 +220,7 @@ impl Part {
             digest_id: DigestId::of(&schema())?,
             level: Level::Received,
             selection: "everything".to_owned(),
+            origin: Origin::default(),
         })
     }
 }

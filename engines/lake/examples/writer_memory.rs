@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use strait_common::cpu::CpuPool;
-use strait_common::engine::{Begun, Claim, Disposition, Partition, Table, Version};
+use strait_common::engine::{Begun, Claim, Disposition, Origin, Partition, Table, Version};
 use strait_common::ids::{RunId, TableName};
 use strait_common::key::PartitionKey;
 use strait_common::{Error, Result};
@@ -84,6 +84,7 @@ async fn measure(columns: usize) -> Result<()> {
         bytes: None,
         version: Version("1".to_owned()),
         pin: String::new(),
+        origin: Origin::default(),
     };
     let mut rng = StdRng::seed_from_u64(1);
     let before = resident_bytes();

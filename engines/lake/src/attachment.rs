@@ -21,6 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deltalake::kernel::{Action, Add};
 use futures::StreamExt;
+use strait_common::clock::now_ns;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{
     Attachment, Begun, Confirmed, Disposition, Outcome, Partition, Position, Receipt, Stream,
@@ -376,7 +377,7 @@ impl Shared {
                         path: file.path.clone(),
                         partition_values: values.clone(),
                         size: i64::try_from(staged.size).or_error(Kind::Internal, "size")?,
-                        modification_time: now_ms(),
+                        modification_time: now_ns() / 1_000_000,
                         data_change: true,
                         stats: Some(staged.stats.clone()),
                         ..Add::default()
@@ -414,13 +415,6 @@ impl Shared {
         let forget = move |record: &StageRecord| stage.forget(&record.key, record.epoch);
         self.cpu.run(move || left.iter().try_for_each(forget)).await
     }
-}
-
-fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    })
 }
 
 /// Waits for more partitions to publish together, at most so long: a commit costs as much for one as for a hundred.

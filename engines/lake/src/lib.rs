@@ -74,9 +74,13 @@ pub async fn open_directory(root: PathBuf, cpu: CpuPool, disk: Disk) -> Result<S
         Ok(())
     })
     .await?;
-    let lake = Lake::new(root, disk);
-    Ok(Store {
+    Ok(store(Lake::new(root, disk), cpu))
+}
+
+/// Both halves of a lake, whose directory need not be there before its first table is made.
+pub fn store(lake: Lake, cpu: CpuPool) -> Store {
+    Store {
         source: source::source(lake.clone(), cpu.clone()),
         sink: Arc::new(sink::LakeSink::new(lake, cpu)),
-    })
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use deltalake::kernel::Snapshot;
 use futures::TryStreamExt;
-use strait_common::engine::{Partition, Version};
+use strait_common::engine::{Origin, Partition, Version};
 use strait_common::ids::TableName;
 use strait_common::key::PartitionKey;
 use strait_common::{Context, Error, Kind, OrError, Result};
@@ -191,8 +191,8 @@ impl Listing {
         listed.key.of(&self.text).parse()
     }
 
-    /// The partition of this key, which is at this place.
-    pub fn partition(&self, at: usize, key: PartitionKey) -> Partition {
+    /// The partition of this key, which is at this place, looked at then: nanoseconds since 1970 in UTC.
+    pub fn partition(&self, at: usize, key: PartitionKey, seen: i64) -> Partition {
         let files = self.listed(at);
         Partition {
             key,
@@ -200,6 +200,10 @@ impl Listing {
             bytes: Some(files.iter().map(|file| file.size).sum()),
             version: self.version_of(files),
             pin: self.version.to_string(),
+            origin: Origin {
+                table: format!("delta:{}", self.id),
+                seen,
+            },
         }
     }
 
@@ -208,25 +212,30 @@ impl Listing {
     /// # Errors
     /// `Corrupt` if a key cannot be read.
     pub fn files(&self, key: &PartitionKey) -> Result<(Version, Vec<DataFile>)> {
-        let (mut from, mut to) = (0, self.partitions.len());
-        let mut files: &[ListedFile] = &[];
-        while from < to {
-            let at = from.midpoint(to);
-            match self.key(at)?.cmp(key) {
-                std::cmp::Ordering::Less => from = at + 1,
-                std::cmp::Ordering::Greater => to = at,
-                std::cmp::Ordering::Equal => {
-                    files = self.listed(at);
-                    break;
-                }
-            }
-        }
+        let files = self.find(key)?.map_or(&[][..], |at| self.listed(at));
         let found = files.iter().map(|file| DataFile {
             path: file.path.of(&self.text).to_owned(),
             size: file.size,
             rows: file.rows,
         });
         Ok((self.version_of(files), found.collect()))
+    }
+
+    /// The place of the partition of this key; none for one that is not there.
+    ///
+    /// # Errors
+    /// `Corrupt` if a key cannot be read.
+    pub fn find(&self, key: &PartitionKey) -> Result<Option<usize>> {
+        let (mut from, mut to) = (0, self.partitions.len());
+        while from < to {
+            let at = from.midpoint(to);
+            match self.key(at)?.cmp(key) {
+                std::cmp::Ordering::Less => from = at + 1,
+                std::cmp::Ordering::Greater => to = at,
+                std::cmp::Ordering::Equal => return Ok(Some(at)),
+            }
+        }
+        Ok(None)
     }
 
     fn listed(&self, at: usize) -> &[ListedFile] {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use strait_common::Result;
 use strait_common::digest::{Digest, DigestId};
-use strait_common::engine::{Level, Receipt, Version};
+use strait_common::engine::{Level, Origin, Receipt, Version};
 use strait_common::key::PartitionKey;
 
 /// Receipts by key; about 150 bytes for each.
@@ -30,6 +30,7 @@ struct Alike {
     digest_id: DigestId,
     level: Level,
     selection: String,
+    origin: Origin,
 }
 
 impl Receipts {
@@ -39,6 +40,7 @@ impl Receipts {
             digest_id: receipt.digest_id.clone(),
             level: receipt.level,
             selection: receipt.selection.clone(),
+            origin: receipt.origin.clone(),
         };
         let found = self.alike.iter().rposition(|known| *known == alike);
         let alike = found.unwrap_or_else(|| {
@@ -87,6 +89,7 @@ impl Receipts {
             digest_id: alike.digest_id.clone(),
             level: alike.level,
             selection: alike.selection.clone(),
+            origin: alike.origin.clone(),
         })
     }
 }

@@ -11,6 +11,7 @@ use deltalake::kernel::StructType;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake::kernel::transaction::CommitProperties;
 use futures::StreamExt;
+use strait_common::clock::now_ns;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{
     Attachment, Claim, DivisionKind, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Space,
@@ -126,7 +127,9 @@ impl Sink for LakeSink {
         let root = self.lake.root().to_owned();
         self.cpu
             .run(move || {
-                let stats = rustix::fs::statvfs(&root).or_error(
+                // A bundle's directory is made with its first table.
+                let there = root.ancestors().find(|there| there.exists());
+                let stats = rustix::fs::statvfs(there.unwrap_or(&root)).or_error(
                     Kind::Unavailable,
                     format!("free space of {}", root.display()),
                 )?;
@@ -337,22 +340,27 @@ impl Sink for LakeSink {
         if !self.lake.exists(table)? {
             return Ok(futures::stream::empty().boxed());
         }
+        let seen = now_ns();
         // Both as of one version of the log.
         let opened = self.lake.open(table, None).await?;
         let accounts = Ledger::load(&opened).await?.accounts();
         let listing = Listing::load(&opened, table).await?;
         let selection = selection.clone();
-        let work = move || holdings(&listing, accounts, &selection);
+        let work = move || holdings(&listing, accounts, &selection, seen);
         let holdings = self.cpu.run(work).await?;
         Ok(futures::stream::iter(holdings.into_iter().map(Ok)).boxed())
     }
 }
 
-/// What a table has of the selected partitions, in order of key.
-fn holdings(
+/// What a table has of the selected partitions, in order of key, looked at at `seen`: nanoseconds since 1970 in UTC.
+///
+/// # Errors
+/// `Unavailable` if the disk does not say which files are there.
+pub fn holdings(
     listing: &Listing,
     mut accounts: BTreeMap<PartitionKey, Account>,
     selection: &Selection,
+    seen: i64,
 ) -> Result<Vec<Holding>> {
     let mut holdings = Vec::with_capacity(listing.len());
     for at in 0..listing.len() {
@@ -372,7 +380,7 @@ fn holdings(
                 .into_iter()
                 .map(|(_, receipt)| receipt)
                 .collect(),
-            partition: Some(listing.partition(at, key.clone())),
+            partition: Some(listing.partition(at, key.clone(), seen)),
             key,
         });
     }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use strait_common::clock::now_ns;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{Batch, Cursor, Partition, ReadLimits, Source, Stream, Table};
 use strait_common::ids::TableName;
+use strait_common::key::PartitionKey;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
 
@@ -31,6 +33,30 @@ impl LakeSource {
             cpu,
             listings: Arc::default(),
         }
+    }
+
+    /// The table as it was at a version of its log.
+    ///
+    /// # Errors
+    /// As [`Lake::open`].
+    pub async fn describe_at(&self, table: &TableName, version: u64) -> Result<Table> {
+        Ok(self.lake.open(table, Some(version)).await?.table(table))
+    }
+
+    /// The partition of this key as it was at a version of the table's log; none if it was not there.
+    ///
+    /// # Errors
+    /// As [`Lake::open`] and [`Listing::load`].
+    pub async fn partition_at(
+        &self,
+        table: &TableName,
+        version: u64,
+        key: &PartitionKey,
+    ) -> Result<Option<Partition>> {
+        let seen = now_ns();
+        let listing = self.listings.at(&self.lake, table, version).await?;
+        let at = listing.find(key)?;
+        Ok(at.map(|at| listing.partition(at, key.clone(), seen)))
     }
 
     /// The files of the partition in the table as it was when the partition was planned, or as it is now where the partition is still the same.
@@ -100,11 +126,13 @@ impl Source for LakeSource {
         table: &TableName,
         selection: &Selection,
     ) -> Result<Stream<Partition>> {
+        // Before it is looked at: what comes later may be newer than what was seen.
+        let seen = now_ns();
         let listing = self.listings.newest(&self.lake, table).await?;
         let selection = selection.clone();
         let partitions = (0..listing.len()).filter_map(move |at| match listing.key(at) {
             Ok(key) if selection.excludes(&key) => None,
-            Ok(key) => Some(Ok(listing.partition(at, key))),
+            Ok(key) => Some(Ok(listing.partition(at, key, seen))),
             Err(error) => Some(Err(error)),
         });
         Ok(futures::stream::iter(partitions).boxed())

@@ -108,12 +108,15 @@ impl Lake {
         Ok(false)
     }
 
-    /// The tables there are, in order of name.
+    /// The tables there are, in order of name. None where the lake's directory is not made yet.
     ///
     /// # Errors
     /// `Unavailable` if the directory cannot be listed.
     pub fn tables(&self) -> Result<Vec<TableName>> {
         let mut tables = Vec::new();
+        if !self.root.exists() {
+            return Ok(tables);
+        }
         for database in directories(&self.root)? {
             for table in directories(&self.root.join(&database))? {
                 // Directories that are no table of ours have names that ours cannot have, or no log.

@@ -247,7 +247,7 @@ impl Writer {
 
     async fn do_finish(&mut self, receipt: Receipt) -> Result<Finished> {
         if let Some(committed) = lock(&self.shared.committed).get(&self.key) {
-            if committed != receipt {
+            if !committed.proves(&receipt) {
                 return Err(Error::corrupt(format!(
                     "partition {}: it was committed with another receipt",
                     self.key.label()

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::SchemaRef;
 use strait_common::engine::{
-    Claim, Disposition, Division, Mark, Partition, Position, PositionState, Receipt, Store, Table,
-    Version,
+    Claim, Disposition, Division, Mark, Origin, Partition, Position, PositionState, Receipt, Store,
+    Table, Version,
 };
 use strait_common::ids::{RunId, TableName};
 use strait_common::key::PartitionKey;
@@ -204,6 +204,11 @@ impl TableState {
             bytes: Some(bytes as u64),
             version: visible.version(),
             pin: String::new(),
+            origin: Origin {
+                table: format!("memory:{}", self.table.name),
+                // The only clock here counts changes.
+                seen: i64::try_from(visible.change).unwrap_or(i64::MAX),
+            },
         })
     }
 

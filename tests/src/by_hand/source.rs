@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use strait_common::digest::{Digest, DigestId, digest};
-use strait_common::engine::{Disposition, Level, Receipt, Version};
+use strait_common::engine::{Disposition, Level, Origin, Receipt, Version};
 use strait_common::frame::{Compression, Encoder, Frame, schema_to_bytes};
 use strait_common::ids::RunId;
 use strait_common::wire;
@@ -378,6 +378,7 @@ impl Part {
             digest_id: DigestId(digest_id()),
             level: Level::Received,
             selection: SELECTION.to_owned(),
+            origin: Origin::default(),
         };
         let mut finish = v1::Finish {
             sequence: self.frames.len() as u64,

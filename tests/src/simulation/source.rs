@@ -153,6 +153,8 @@ pub fn spec(bounded: bool) -> Result<Spec> {
     Ok(Spec {
         from: "live:sim/ticks".parse()?,
         to: "dr:sim/ticks".parse()?,
+        partitions: Default::default(),
+        receipts: None,
         selection: SelectionSpec {
             predicate: bounded.then(|| "at < now()".to_owned()),
             columns: None,

@@ -87,6 +87,7 @@ fn finished_at_begin(already: bool, change: fn(&mut v1::Receipt)) -> Lie {
                 digest_id: "another".to_owned(),
                 level: v1::Level::Received.into(),
                 selection: String::new(),
+                ..v1::Receipt::default()
             };
             change(&mut receipt);
             answers.push(Some(Reply::Finished(v1::Finished {
@@ -331,6 +332,7 @@ fn positioned(
             digest_id: request.digest_id.clone(),
             level: v1::Level::Received.into(),
             selection: job["resolved"].as_str().expect("a selection").to_owned(),
+            ..v1::Receipt::default()
         };
         let mut position = v1::Position {
             dropped: false,

@@ -11,8 +11,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use strait_common::digest::{Digest, DigestId, digest};
 use strait_common::engine::{
-    Begun, Claim, Cursor, Disposition, Division, DivisionKind, Level, Mark, Outcome, Partition,
-    Receipt, Store, Table, Version,
+    Begun, Claim, Cursor, Disposition, Division, DivisionKind, Level, Mark, Origin, Outcome,
+    Partition, Receipt, Store, Table, Version,
 };
 use strait_common::ids::{RunId, TableName};
 use strait_common::key::{Cell, PartitionKey};
@@ -103,6 +103,7 @@ impl Keyed {
                 bytes: None,
                 version: Version("v1".to_owned()),
                 pin: String::new(),
+                origin: Origin::default(),
             };
             let begun = attachment.begin(&partition, Disposition::Append, None);
             let Begun::Writer(mut writer) = begun.await? else {
@@ -126,6 +127,7 @@ impl Keyed {
                 digest_id: DigestId::of(self.schema())?,
                 level: Level::Received,
                 selection: "everything".to_owned(),
+                origin: Origin::default(),
             };
             writer.finish(receipt).await?;
         }
