@@ -395,8 +395,15 @@ pub struct Receipt {
     /// The resolved selection that the rows were chosen by, in canonical text ([`Selection::text`]).
     pub selection: String,
     /// Where the rows come from.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Origin::is_unknown")]
     pub origin: Origin,
+}
+
+impl Origin {
+    /// Whether nobody has said.
+    pub fn is_unknown(&self) -> bool {
+        *self == Origin::default()
+    }
 }
 
 impl Receipt {

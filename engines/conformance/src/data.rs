@@ -225,6 +225,15 @@ impl Part {
     }
 }
 
+/// Partitions without the time at which they were looked at.
+pub fn unseen(partitions: &[Partition]) -> Vec<Partition> {
+    let unseen = partitions.iter().cloned().map(|mut partition| {
+        partition.origin.seen = 0;
+        partition
+    });
+    unseen.collect()
+}
+
 /// Fails unless a reader sees each row of these partitions once, and no other row.
 ///
 /// # Errors

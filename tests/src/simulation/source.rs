@@ -704,18 +704,16 @@ impl SourceAgent {
         if !attempt.streams.is_empty() || !matches!(attempt.phase, Phase::Copying(_)) {
             return Ok(None);
         }
-        let verdict = run.verdict()?;
-        if let Some(error) = attempt.error.take() {
-            return Err(error);
-        }
-        let verdict = if !attempt.draining && run.drops_are_due()? {
+        let failed = attempt.error.take();
+        if failed.is_none() && !attempt.draining && run.drops_are_due()? {
             let listed = partitions(a, &attempt.selection)?;
             listed.iter().try_for_each(|partition| run.has(partition))?;
             run.all_told(listed.len() as u64)?;
-            run.verdict()?
-        } else {
-            verdict
-        };
+        }
+        let verdict = run.verdict()?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
         if let Verdict::Complete(outcome) = verdict {
             attempt.phase = Phase::Completing(outcome);
         }

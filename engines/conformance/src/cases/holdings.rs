@@ -1,9 +1,7 @@
 //! What a store says that it holds, and what it is told of that.
 
 use futures::TryStreamExt;
-use strait_common::engine::{
-    Confirmed, Disposition, Holding, Outcome, Partition, PositionState, Receipt,
-};
+use strait_common::engine::{Confirmed, Disposition, Holding, Outcome, PositionState, Receipt};
 use strait_common::selection::{Selection, SelectionSpec};
 
 use super::killer::STEPS_MAX;
@@ -33,20 +31,12 @@ async fn ensure_held(world: &World, expected: &[(&Part, Vec<Receipt>)], when: &s
         .filter_map(|held| held.partition.clone())
         .collect();
     let listed = world.listed().await.at(when)?;
-    // They were looked at one after the other.
-    let unseen = |partitions: &[Partition]| {
-        let unseen = partitions.iter().cloned().map(|mut partition| {
-            partition.origin.seen = 0;
-            partition
-        });
-        unseen.collect::<Vec<_>>()
-    };
     let nameless = listed
         .iter()
         .find(|partition| partition.origin.table.is_empty());
     ensure!(nameless.is_none(), "{when}: {nameless:?} is of no table");
     ensure!(
-        unseen(&stored) == unseen(&listed),
+        data::unseen(&stored) == data::unseen(&listed),
         "{when}: {stored:?} are held, and {listed:?} are listed"
     );
     for (held, (_, receipts)) in held.iter().zip(expected) {
