@@ -33,6 +33,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use crate::division::{Division, DivisionKind};
+
 use crate::budget::Budget;
 use crate::digest::{Digest, DigestId};
 use crate::error::Result;
@@ -42,30 +44,6 @@ use crate::selection::Selection;
 
 /// A lazy stream of results that owns what it needs.
 pub type Stream<T> = BoxStream<'static, Result<T>>;
-
-/// One level of a table's division into partitions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Division {
-    /// The column that decides.
-    pub column: String,
-    /// How it decides.
-    pub kind: DivisionKind,
-}
-
-/// How a column's values are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DivisionKind {
-    /// One partition per value.
-    Value,
-    /// One partition per range of values.
-    Range,
-    /// One partition per bucket of the engine's own hash.
-    Hash {
-        /// How many buckets.
-        buckets: u32,
-    },
-}
 
 /// What a table looks like.
 #[derive(Clone, Debug)]

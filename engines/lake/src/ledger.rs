@@ -370,11 +370,19 @@ pub async fn transaction(opened: &Opened, app_id: &str) -> Result<Option<i64>> {
 }
 
 /// Ledger files, with what each says.
-type Files = Vec<(LedgerFile, Result<Entry>)>;
+pub type Files = Vec<(LedgerFile, Result<Entry>)>;
 
 /// The ledger files of a table with what they say, and application ids that are in its log up to this version.
 fn read(table: &Path, version: u64) -> Result<(Files, HashSet<String>)> {
     let committed = application_ids(&table.join(LOG), version)?;
+    Ok((ledger_files(table)?, committed))
+}
+
+/// The ledger files of a table with what they say, whether they count or not.
+///
+/// # Errors
+/// `Unavailable` if the disk fails.
+pub fn ledger_files(table: &Path) -> Result<Files> {
     let mut read = Vec::new();
     for file in files(table)? {
         let bytes = match fs::read(&file.path) {
@@ -387,7 +395,7 @@ fn read(table: &Path, version: u64) -> Result<(Files, HashSet<String>)> {
         };
         read.push((file, Entry::from_bytes(&bytes)));
     }
-    Ok((read, committed))
+    Ok(read)
 }
 
 /// All ledger files of a table, whether they count or not.

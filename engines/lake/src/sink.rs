@@ -13,9 +13,9 @@ use deltalake::kernel::transaction::CommitProperties;
 use futures::StreamExt;
 use strait_common::clock::now_ns;
 use strait_common::cpu::CpuPool;
+use strait_common::division::division_text;
 use strait_common::engine::{
-    Attachment, Claim, DivisionKind, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Space,
-    Stream, Table,
+    Attachment, Claim, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Space, Stream, Table,
 };
 use strait_common::ids::{Epoch, TableName};
 use strait_common::key::PartitionKey;
@@ -27,11 +27,11 @@ use crate::commit::{
     ATTACH_TRIES_MAX, Change, Condition, Tried, failed, is_conflict, pause, try_commit,
 };
 use crate::disk::Step;
+use crate::divisions::{Divisions, PROPERTY};
 use crate::features::check_writable;
 use crate::ledger::{Account, Entry, Event, Ledger, LedgerFile, epoch};
 use crate::listing::{DataFile, Listing};
 use crate::load_error::load_error;
-use crate::partition_values;
 use crate::stage::{Stage, writer_bytes};
 use crate::table::{LOG, Lake, Opened};
 use crate::types::{Mapping, ORIGINAL, same_type};
@@ -52,7 +52,8 @@ impl LakeSink {
         LakeSink { lake, cpu }
     }
 
-    async fn create(&self, table: &TableName, wanted: &Table) -> Result<()> {
+    async fn create(&self, table: &TableName, wanted: &Table, divisions: &Divisions) -> Result<()> {
+        let property = divisions.property()?;
         let mapping = Mapping::of(&wanted.schema)?;
         let (root, log) = (
             self.lake.root().to_owned(),
@@ -75,13 +76,13 @@ impl LakeSink {
             .create();
         let created = builder
             .with_columns(columns.fields().cloned())
-            .with_partition_columns(
-                wanted
-                    .divisions
-                    .iter()
-                    .map(|division| division.column.clone()),
-            )
-            .with_configuration([("delta.checkpointInterval", Some(CHECKPOINT_INTERVAL))])
+            .with_partition_columns(divisions.value_columns().cloned())
+            .with_configuration([
+                ("delta.checkpointInterval", Some(CHECKPOINT_INTERVAL)),
+                (PROPERTY, property.as_deref()),
+            ])
+            // The property is ours.
+            .with_raise_if_key_not_exists(false)
             // With the crate's retries two creates can both succeed, the second over the first.
             .with_commit_properties(CommitProperties::default().with_max_retries(0))
             .await;
@@ -145,26 +146,7 @@ impl Sink for LakeSink {
 
     async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
         let context = || format!("table {table}");
-        if let Some(other) = wanted
-            .divisions
-            .iter()
-            .find(|division| division.kind != DivisionKind::Value)
-        {
-            return Err(Error::refused(format!(
-                "table {table} is divided by ranges or hashes of {}; the lake can only be divided by values",
-                other.column
-            )));
-        }
-        for division in &wanted.divisions {
-            let field = wanted
-                .schema
-                .field_with_name(&division.column)
-                .or_error(Kind::Schema, table)?;
-            // What no partition value can be is found before any row moves.
-            partition_values::check_type(field.data_type())
-                .with_context(|| format!("column {}", division.column))
-                .with_context(context)?;
-        }
+        let divisions = Divisions::of(&wanted.divisions, &wanted.schema).with_context(context)?;
         let mut prepared = Prepared::default();
         if self.lake.exists(table)? {
             let opened = self.lake.open(table, None).await?;
@@ -183,8 +165,8 @@ impl Sink for LakeSink {
                 ));
                 prepared.lacking.push(field.name().clone());
             }
-            prepared.foreign =
-                epoch(&opened).await?.0 == 0 && !Listing::load(&opened, table).await?.is_empty();
+            prepared.foreign = epoch(&opened).await?.0 == 0
+                && !Listing::load(&opened, table).await?.has_no_files();
             return Ok(prepared);
         }
         Mapping::of(&wanted.schema).with_context(context)?;
@@ -195,7 +177,8 @@ impl Sink for LakeSink {
         }
         prepared.created.push(format!("table {table}"));
         if !dry_run {
-            self.create(table, wanted).await.with_context(context)?;
+            let created = self.create(table, wanted, &divisions).await;
+            created.with_context(context)?;
             self.lake.disk().step(Step::Return)?;
         }
         Ok(prepared)
@@ -345,6 +328,7 @@ impl Sink for LakeSink {
         let opened = self.lake.open(table, None).await?;
         let accounts = Ledger::load(&opened).await?.accounts();
         let listing = Listing::load(&opened, table).await?;
+        listing.check_named(table, selection)?;
         let selection = selection.clone();
         let work = move || holdings(&listing, accounts, &selection, seen);
         let holdings = self.cpu.run(work).await?;
@@ -464,22 +448,11 @@ fn namesake<'a>(schema: &'a Schema, name: &str) -> Option<&'a Field> {
 /// Checks that rows of `wanted` can be appended to a table.
 fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
     check_writable(opened)?;
-    let divisions: Vec<&str> = wanted
-        .divisions
-        .iter()
-        .map(|division| division.column.as_str())
-        .collect();
-    if divisions
-        != opened
-            .partition_columns
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-    {
+    if wanted.divisions != opened.divisions.levels() {
         return Err(Error::refused(format!(
             "the source divides by ({}), the sink by ({}); a table that is divided otherwise cannot be appended to yet",
-            divisions.join(", "),
-            opened.partition_columns.join(", ")
+            division_text(&wanted.divisions),
+            division_text(opened.divisions.levels())
         )));
     }
     let here = opened.mapping.original();
