@@ -3,6 +3,7 @@
 //! Listing costs time and memory for every file of the table, so a plan of 100,000 partitions must not do it for each of them. A listing keeps about 130
 //! bytes for a file and its key; [`Listings`] keeps a few of them, and loads one once, however many ask for it.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -199,6 +200,12 @@ impl Listing {
     /// Whether the table has no file.
     pub fn has_no_files(&self) -> bool {
         self.files.is_empty() && self.unnamed.is_empty()
+    }
+
+    /// Whether all files are among these.
+    pub fn has_only(&self, known: &HashSet<String>) -> bool {
+        let path = |file: &ListedFile| file.path.of(&self.text).to_owned();
+        self.unnamed.is_empty() && self.files.iter().all(|file| known.contains(&path(file)))
     }
 
     /// Fails if files that are of nobody knows which partitions can hold a selected row.

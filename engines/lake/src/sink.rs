@@ -1,6 +1,6 @@
 //! The half of the lake that receives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use strait_common::division::division_text;
 use strait_common::engine::{
     Attachment, Claim, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Space, Stream, Table,
 };
-use strait_common::ids::{Epoch, TableName};
+use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
@@ -124,6 +124,67 @@ impl Sink for LakeSink {
         })
     }
 
+    async fn check_writable(&self) -> Result<()> {
+        let (root, disk) = (self.lake.root().to_owned(), self.lake.disk().clone());
+        self.cpu
+            .run(move || {
+                // Only writing tells: permissions, a read-only file system, a quota.
+                let path = root.join(format!(".strait-{}", uuid::Uuid::new_v4()));
+                let written = disk.write(&path, b"").and_then(|()| disk.remove(&path));
+                written.map_err(|error| {
+                    let what = format!(
+                        "the lake {} cannot be written by this agent",
+                        root.display()
+                    );
+                    Error::config(what).with_source(error)
+                })
+            })
+            .await
+    }
+
+    async fn accept_loss(&self, table: &TableName) -> Result<u64> {
+        let context = || format!("table {table}");
+        for attempt in 0..ATTACH_TRIES_MAX {
+            let opened = self.lake.open(table, None).await?;
+            check_writable(&opened).with_context(context)?;
+            let ledger = Ledger::load_damaged(&opened).await?;
+            let missing = ledger.missing();
+            let count = missing.len() as u64;
+            if count == 0 {
+                return Ok(0);
+            }
+            // Whatever is under way was begun by who is not known any more.
+            let epoch = Epoch(ledger.epoch.0 + 1);
+            let run = RunId::random();
+            let file = LedgerFile::new(&opened.directory, run);
+            let entry = Entry::new(run, epoch, Event::Lost(missing));
+            let (written, disk) = (file.clone(), self.lake.disk().clone());
+            let directory = opened.directory.clone();
+            self.cpu
+                .run(move || {
+                    let made = written.path.parent().unwrap_or(&directory);
+                    disk.keep_directories(&directory, made)?;
+                    written.write(&disk, &entry)
+                })
+                .await?;
+            let change = Change {
+                actions: Vec::new(),
+                replaces: false,
+            };
+            let raises = Condition::Raises(ledger.epoch);
+            let tried = try_commit(&self.lake, table, &opened, raises, &file, change).await?;
+            if let Tried::Landed(_) = tried {
+                return Ok(count);
+            }
+            let (disk, path) = (self.lake.disk().clone(), file.path);
+            self.cpu.run(move || disk.remove(&path)).await?;
+            pause(attempt).await;
+        }
+        Err(Error::unavailable(format!(
+            "table {table}: other writers were faster {ATTACH_TRIES_MAX} times"
+        )))
+    }
+
     async fn space(&self) -> Result<Option<Space>> {
         let root = self.lake.root().to_owned();
         self.cpu
@@ -165,8 +226,7 @@ impl Sink for LakeSink {
                 ));
                 prepared.lacking.push(field.name().clone());
             }
-            prepared.foreign = epoch(&opened).await?.0 == 0
-                && !Listing::load(&opened, table).await?.has_no_files();
+            prepared.foreign = is_foreign(&opened, table).await?;
             return Ok(prepared);
         }
         Mapping::of(&wanted.schema).with_context(context)?;
@@ -336,6 +396,22 @@ impl Sink for LakeSink {
     }
 }
 
+/// Whether there are rows that no run has put there, as far as the ledger knows.
+async fn is_foreign(opened: &Opened, table: &TableName) -> Result<bool> {
+    if epoch(opened).await?.0 == 0 {
+        return Ok(!Listing::load(opened, table).await?.has_no_files());
+    }
+    let ledger = Ledger::load(opened).await?;
+    if ledger.given_up.is_empty() {
+        return Ok(false);
+    }
+    let known: HashSet<String> = (ledger.accounts().into_values())
+        .flat_map(|account| account.files)
+        .collect();
+    let listing = Listing::load(opened, table).await?;
+    Ok(!listing.has_only(&known))
+}
+
 /// What a table has of the selected partitions, in order of key, looked at at `seen`: nanoseconds since 1970 in UTC.
 ///
 /// # Errors
@@ -408,6 +484,12 @@ fn check_claim(ledger: &Ledger, claim: &Claim) -> Result<()> {
             "table {} belongs to run {} of agent {}, which has not ended; resume it with `strait runs resume {}`, or give it up with \
              `strait runs abandon {}`",
             claim.table, open.run, open.agent, open.run, open.run
+        )));
+    }
+    if ledger.has_lost(claim.run) {
+        return Err(Error::refused(format!(
+            "the ledger of table {} has lost what run {} had copied, and it was given up; begin a new run, with --mode mirror or replace",
+            claim.table, claim.run
         )));
     }
     if let Some(first) = ledger.first_claim(claim.run)
