@@ -209,12 +209,13 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
             room = Room::default();
         }
         // It is no failure that an agent is stopped, as long as something is done between two stops.
-        let sink_drains = live.sink_drains.swap(false, Ordering::Relaxed) && drains < DRAINS_MAX;
+        let stopping = live.sink_drains.swap(false, Ordering::Relaxed);
+        let sink_drains = stopping && drains < DRAINS_MAX;
         let error = match result {
             Ok(Some(outcome)) => break Ok(outcome),
             // Some partitions are still unknown or pending: attach again, soon.
             Ok(None) if live.shutdown.is_draining() => break Err(Error::cancelled("stopped")),
-            Ok(None) if sink_drains => Error::unavailable("the sink agent is stopping"),
+            Ok(None) if stopping => Error::unavailable("the sink agent is stopping"),
             Ok(None) => {
                 Error::unavailable("some partitions must be looked up in the sink's ledger")
             }
