@@ -9,6 +9,7 @@
 //! decompressed and decoded, and for the engine's writers. A single row that is larger than a frame takes a larger lease, alone, before
 //! its parts are read.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,9 @@ use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId, digest};
 use strait_common::engine::{Begun, PartitionWriter, Sink};
 use strait_common::frame::{Decoder, Frame};
+use strait_common::key::PartitionKey;
 use strait_common::patience::within;
+use strait_common::shutdown::Shutdown;
 use strait_common::{Error, Result};
 use strait_proto::v1;
 use strait_proto::v1::alive::Phase;
@@ -113,21 +116,47 @@ struct Arrived {
 
 /// What the stream is busy with, for [`alive`].
 #[derive(Clone, Debug)]
-pub struct PhaseCell(Arc<Mutex<(Phase, Instant)>>);
+pub struct PhaseCell(Arc<Mutex<Busy>>);
+
+/// One thing that the stream is busy with.
+#[derive(Clone, Debug)]
+struct Busy {
+    phase: Phase,
+    /// Of which partition.
+    key: Option<PartitionKey>,
+    since: Instant,
+}
 
 impl PhaseCell {
     /// Busy with `phase` from now on.
     pub fn new(phase: Phase) -> PhaseCell {
-        PhaseCell(Arc::new(Mutex::new((phase, Instant::now()))))
+        PhaseCell(Arc::new(Mutex::new(Busy {
+            phase,
+            key: None,
+            since: Instant::now(),
+        })))
     }
 
-    fn set(&self, phase: Phase) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (phase, Instant::now());
+    fn set(&self, phase: Phase, key: Option<&PartitionKey>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Busy {
+            phase,
+            key: key.cloned(),
+            since: Instant::now(),
+        };
     }
 
-    fn get(&self) -> (Phase, Duration) {
-        let (phase, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (phase, since.elapsed())
+    fn alive(&self, draining: bool) -> v1::Alive {
+        let busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        v1::Alive {
+            phase: busy.phase.into(),
+            since_ms: u64::try_from(busy.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            key: busy
+                .key
+                .as_ref()
+                .map(PartitionKey::label)
+                .unwrap_or_default(),
+            draining,
+        }
     }
 }
 
@@ -140,18 +169,17 @@ pub fn alive_interval(peer_timeout_ms: u64) -> Duration {
         .clamp(ALIVE_INTERVAL_MIN, ALIVE_INTERVAL_MAX)
 }
 
-/// Tells the source again and again what this side is busy with. Runs until the source is gone or the task is dropped.
-pub async fn alive(phase: PhaseCell, replies: Replies, interval: Duration) {
+/// Tells the source again and again what this side is busy with, and at once when it begins to stop. Runs until the source is gone or the task is dropped.
+pub async fn alive(phase: PhaseCell, replies: Replies, interval: Duration, shutdown: Shutdown) {
     let mut ticks = tokio::time::interval(interval);
     ticks.tick().await;
+    let mut draining = false;
     loop {
-        ticks.tick().await;
-        let (phase, since) = phase.get();
-        let since_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let body = Reply::Alive(v1::Alive {
-            phase: phase.into(),
-            since_ms,
-        });
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.draining(), if !draining => draining = true,
+        }
+        let body = Reply::Alive(phase.alive(draining));
         if replies
             .send(Ok(v1::CopyReply { body: Some(body) }))
             .await
@@ -292,7 +320,9 @@ struct Appender {
     session: Session,
     decoder: Option<Decoder>,
     writer: Option<Box<dyn PartitionWriter>>,
-    finishes: JoinSet<u64>,
+    finishes: JoinSet<Held>,
+    /// The partitions of those, by ordinal.
+    finishing: BTreeMap<u64, PartitionKey>,
     /// What those hold.
     finishing_bytes: u64,
     replies: Replies,
@@ -314,6 +344,7 @@ impl Appender {
             decoder: Some(Decoder::new(Arc::clone(&stream.schema))?),
             writer: None,
             finishes: JoinSet::new(),
+            finishing: BTreeMap::new(),
             finishing_bytes: 0,
             stream,
             replies,
@@ -323,11 +354,7 @@ impl Appender {
 
     async fn run(mut self, mut from_wire: mpsc::Receiver<Arrived>) -> Result<()> {
         loop {
-            self.phase.set(if self.finishes.is_empty() {
-                Phase::Idle
-            } else {
-                Phase::Finish
-            });
+            self.idle_or_finishing();
             let arrived = tokio::select! {
                 arrived = from_wire.recv() => arrived,
                 Some(finished) = self.finishes.join_next() => {
@@ -358,8 +385,20 @@ impl Appender {
         Ok(())
     }
 
-    fn finished(&mut self, joined: std::result::Result<u64, JoinError>) -> Result<()> {
-        let held = joined.map_err(|error| Error::internal("publish").with_source(error))?;
+    fn idle_or_finishing(&self) {
+        match self.finishing.first_key_value() {
+            None => self.phase.set(Phase::Idle, None),
+            Some((_, oldest)) => self.phase.set(Phase::Finish, Some(oldest)),
+        }
+    }
+
+    fn finished(&mut self, joined: std::result::Result<Held, JoinError>) -> Result<()> {
+        let joined = joined.map_err(|error| Error::internal("publish").with_source(error));
+        let Held {
+            ordinal,
+            bytes: held,
+        } = joined?;
+        self.finishing.remove(&ordinal);
         self.finishing_bytes = self.finishing_bytes.saturating_sub(held);
         Ok(())
     }
@@ -367,7 +406,7 @@ impl Appender {
     /// Waits until one more partition that holds so much can be published beside those that are. One that alone holds more than all may is published alone.
     async fn room_to_finish(&mut self, held: u64) -> Result<()> {
         while self.finishes.len() >= FINISHES_MAX || self.finishing_bytes + held > FINISHING_BYTES {
-            self.phase.set(Phase::Finish);
+            self.idle_or_finishing();
             match self.finishes.join_next().await {
                 Some(finished) => self.finished(finished)?,
                 None => break,
@@ -409,7 +448,7 @@ impl Appender {
                     disposition,
                     from,
                 } => {
-                    self.phase.set(Phase::Begin);
+                    self.phase.set(Phase::Begin, Some(&partition.key));
                     let attachment = Arc::clone(&self.stream.attached.attachment);
                     let begin = async {
                         self.stream.room.check().await?;
@@ -440,7 +479,7 @@ impl Appender {
                     }
                 }
                 Action::Checkpoint(mark) => {
-                    self.phase.set(Phase::Checkpoint);
+                    self.phase.set(Phase::Checkpoint, self.session.partition());
                     let timeout = self.stream.engine_timeout;
                     let checkpointed = within(
                         timeout,
@@ -459,7 +498,7 @@ impl Appender {
                         .take()
                         .ok_or_else(|| Error::internal("a finish without a writer"))?;
                     // Before the next partition begins, so that one writer is open at a time.
-                    self.phase.set(Phase::Append);
+                    self.phase.set(Phase::Append, Some(&receipt.key));
                     let timeout = self.stream.engine_timeout;
                     let held = match within(timeout, "seal", writer.seal()).await {
                         Ok(held) => held,
@@ -472,6 +511,7 @@ impl Appender {
                     };
                     self.room_to_finish(held).await?;
                     self.finishing_bytes += held;
+                    self.finishing.insert(ordinal, receipt.key.clone());
                     let finish = Finishing {
                         held,
                         attached: self.stream.attached.clone(),
@@ -498,7 +538,7 @@ impl Appender {
     }
 
     async fn append(&mut self, frame: Frame) -> Result<(u64, Digest)> {
-        self.phase.set(Phase::Append);
+        self.phase.set(Phase::Append, self.session.partition());
         let mut decoder = self
             .decoder
             .take()
@@ -550,20 +590,30 @@ struct Finishing {
     timeout: Duration,
 }
 
+/// What a partition that was being published has held.
+struct Held {
+    ordinal: u64,
+    bytes: u64,
+}
+
 impl Finishing {
-    /// The bytes that are free again.
-    async fn run(self) -> u64 {
+    /// What is free again.
+    async fn run(self) -> Held {
+        let held = Held {
+            ordinal: self.ordinal,
+            bytes: self.held,
+        };
         let finish = self.attached.finish(self.writer, self.receipt.clone());
         let finished = within(self.timeout, "finish", finish).await;
         let reply = match answer_finish(self.ordinal, &self.receipt, finished) {
             Ok(reply) => reply,
             Err(error) => {
                 let _ = self.replies.send(Err(error.into())).await;
-                return self.held;
+                return held;
             }
         };
         // Whoever has left reads it in the ledger.
         let _ = send(&self.replies, reply).await;
-        self.held
+        held
     }
 }

@@ -26,9 +26,10 @@ use clap::Parser;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::Store;
+use strait_common::ids::TableName;
 use strait_common::shutdown::Shutdown;
 use strait_common::state_dir::StateDir;
-use strait_common::{Error, Kind, OrError, Result, config, telemetry};
+use strait_common::{Context, Error, Kind, OrError, Result, config, telemetry};
 use strait_proto::v1::transfer_server::TransferServer;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
@@ -46,6 +47,9 @@ struct Arguments {
     /// Print the effective configuration, without secrets, and exit
     #[arg(long)]
     print_config: bool,
+    /// Give up what the ledger of a table has lost, after its directory _strait was lost or damaged, and exit. Its rows stay; copy with --mode mirror afterwards
+    #[arg(long, value_name = "STORE:DATABASE/TABLE")]
+    accept_lost_ledger: Option<String>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -85,7 +89,12 @@ fn start(arguments: Arguments) -> Result<()> {
         let cpu = CpuPool::new(config.cpu_threads);
         let mut stores = BTreeMap::new();
         for (name, url) in &config.stores {
-            stores.insert(name.clone(), strait_engines::open(name, url, &cpu).await?);
+            let store = strait_engines::open(name, url, &cpu).await?;
+            store.sink.check_writable().await.with_context(|| format!("store {name}"))?;
+            stores.insert(name.clone(), store);
+        }
+        if let Some(lost) = &arguments.accept_lost_ledger {
+            return accept_lost_ledger(&stores, lost).await;
         }
         check_memory(&config, &stores)?;
         // Found wrong before the socket opens.
@@ -101,6 +110,24 @@ fn start(arguments: Arguments) -> Result<()> {
         drop(state_dir);
         served
     })
+}
+
+/// Gives up what the ledger of a table has lost. No other agent with this state is running: its directory is ours.
+async fn accept_lost_ledger(stores: &BTreeMap<String, Store>, table: &str) -> Result<()> {
+    let (store, table) = table
+        .split_once(':')
+        .ok_or_else(|| Error::config(format!("'{table}' is not STORE:DATABASE/TABLE")))?;
+    let found = stores.get(store);
+    let found = found.ok_or_else(|| Error::config(format!("there is no store {store}")))?;
+    let table: TableName = table.parse()?;
+    match found.sink.accept_loss(&table).await? {
+        0 => println!("the ledger of table {table} lacks nothing; nothing was changed"),
+        count => println!(
+            "{count} events of the ledger of table {table} are given up. Its rows are as they were, and no run is known to have put them there: copy with \
+             --mode mirror, which reads both sides and finds what is equal"
+        ),
+    }
+    Ok(())
 }
 
 /// Refuses a bound on memory below the smallest stream that a source could ask for.

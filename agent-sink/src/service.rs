@@ -308,7 +308,7 @@ impl Shared {
             };
             let ended = tokio::select! {
                 ended = serve => ended,
-                () = copy::alive(phase.clone(), replies.clone(), alive_interval) => Err(Error::unavailable("the source has left the stream")),
+                () = copy::alive(phase.clone(), replies.clone(), alive_interval, shutdown.clone()) => Err(Error::unavailable("the source has left the stream")),
                 () = replies.closed() => Err(Error::unavailable("the source has left the stream")),
                 () = shutdown.cancelled() => Err(Error::unavailable("the sink agent is stopping")),
             };

@@ -50,6 +50,8 @@ const RETRY_WAIT_FIRST: Duration = Duration::from_millis(200);
 const PARTITION_RETRIES_MAX: u32 = 5;
 /// How long a run waits for room on a full disk, since its last progress: somebody must come and make it.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Stops of the sink agent that count as no failure, since the last progress.
+const DRAINS_MAX: u32 = 3;
 /// Partitions named as current.
 const CURRENT_MAX: usize = 4;
 
@@ -66,6 +68,8 @@ pub struct Live {
     began: Instant,
     /// What the source has was found whole.
     checked: AtomicBool,
+    /// The sink has said in this attempt that it stops.
+    sink_drains: AtomicBool,
     /// How the run is to stand once it has stopped, if an operator asked for the stop; else it is left for the next start.
     asked: Mutex<Option<Status>>,
 }
@@ -175,6 +179,7 @@ pub fn live(agent: &Agent, row: RunRow, shutdown: Shutdown) -> Result<Live> {
         shutdown,
         began: Instant::now(),
         checked: AtomicBool::new(false),
+        sink_drains: AtomicBool::new(false),
         asked: Mutex::default(),
     })
 }
@@ -190,7 +195,7 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
         (state.row.id, state.row.job.clone())
     };
     let backoff = between_attempts(&agent);
-    let (mut retry, mut progress) = (0, 0);
+    let (mut retry, mut progress, mut drains) = (0, 0, 0);
     let mut room = Room::default();
     let ended = loop {
         let result = tokio::select! {
@@ -200,19 +205,28 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
         let progress_now = live.run().progress();
         if progress_now > progress {
             progress = progress_now;
-            retry = 0;
+            (retry, drains) = (0, 0);
             room = Room::default();
         }
+        // It is no failure that an agent is stopped, as long as something is done between two stops.
+        let stopping = live.sink_drains.swap(false, Ordering::Relaxed);
+        let sink_drains = stopping && drains < DRAINS_MAX;
         let error = match result {
             Ok(Some(outcome)) => break Ok(outcome),
             // Some partitions are still unknown or pending: attach again, soon.
             Ok(None) if live.shutdown.is_draining() => break Err(Error::cancelled("stopped")),
+            Ok(None) if stopping => Error::unavailable("the sink agent is stopping"),
             Ok(None) => {
                 Error::unavailable("some partitions must be looked up in the sink's ledger")
             }
             Err(error) => error,
         };
         let (wait, why) = match error.kind().reaction() {
+            Reaction::Retry if sink_drains => {
+                drains += 1;
+                let wait = backoff.step(drains - 1, jitter()).max(RETRY_WAIT_FIRST);
+                (Some(wait), "attaches again".to_owned())
+            }
             Reaction::Retry => {
                 retry += 1;
                 let wait = backoff.wait(retry - 1, jitter());
@@ -236,7 +250,9 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
             )
             .with_source(error));
         };
-        live.state().row.retries += 1;
+        if !sink_drains {
+            live.state().row.retries += 1;
+        }
         tracing::warn!(run = %id.short(), kind = %error.kind(), %error, retry, wait_ms = wait.as_millis() as u64, "will retry");
         live.set_phase(
             "waiting",
@@ -565,6 +581,10 @@ async fn worker(attempt: &Attempt, board: &RunBoard) -> Result<()> {
     loop {
         match stream::run(attempt, board).await? {
             Ended::Well => return Ok(()),
+            Ended::Drained => {
+                board.live.sink_drains.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
             Ended::NoRoom => {
                 tracing::info!(run = %attempt.run.short(), "the sink has no memory for another stream yet");
                 let wait = RETRY_WAIT_FIRST.mul_f64(1.0 + jitter());

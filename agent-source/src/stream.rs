@@ -14,6 +14,7 @@ use strait_common::digest::DigestId;
 use strait_common::engine::{Batch, ReadLimits, Source, Stream as EngineStream};
 use strait_common::frame::Encoder;
 use strait_common::ids::{Epoch, RunId, TableName};
+use strait_common::key::PartitionKey;
 use strait_common::selection::Selection;
 use strait_common::shutdown::Shutdown;
 use strait_common::{Error, Result};
@@ -102,6 +103,8 @@ pub enum Ended {
     Well,
     /// The sink had no memory for it in time.
     NoRoom,
+    /// The sink stops, and has said so: what was under way is checkpointed there as far as it went.
+    Drained,
 }
 
 /// Runs one stream to its end. Not cancel-safe: dropping it is losing the stream.
@@ -132,15 +135,19 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         loop {
             let reply = tokio::time::timeout(attempt.peer_timeout, next_reply(&mut replies)).await;
             match reply.map_err(|_| silent(attempt.peer_timeout))?? {
-                Reply::Opened(opened) => return Ok((opened, replies)),
+                Reply::Opened(opened) => return Ok(Some((opened, replies))),
+                Reply::Alive(alive) if alive.draining => return Ok(None),
                 Reply::Alive(_) => {}
                 _ => return Err(Error::corrupt("a stream's first answer is not Opened")),
             }
         }
     };
-    let (opened, replies) = match tokio::time::timeout(attempt.lease_wait_max, opened).await {
+    let opened = match tokio::time::timeout(attempt.lease_wait_max, opened).await {
         Ok(opened) => link::named(opened, &attempt.link)?,
         Err(_) => return Ok(Ended::NoRoom),
+    };
+    let Some((opened, replies)) = opened else {
+        return Ok(Ended::Drained);
     };
     if opened.window_frames == 0 {
         let error = Error::corrupt("the sink has opened a stream without a window");
@@ -162,6 +169,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         replies,
         heard: Instant::now(),
         busy: None,
+        sink_drains: false,
         sink_timeout: sink_timeout(attempt, &opened),
         encoder: Some(Encoder::new(steps.compression())?),
         steps,
@@ -174,7 +182,11 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
     if ended.is_err() {
         board.lost(stream.session.unanswered()).await;
     }
-    link::named(ended, &attempt.link).map(|()| Ended::Well)
+    let sink_drains = stream.sink_drains;
+    link::named(ended, &attempt.link).map(|()| match sink_drains {
+        true => Ended::Drained,
+        false => Ended::Well,
+    })
 }
 
 struct Stream<'a, B> {
@@ -187,6 +199,8 @@ struct Stream<'a, B> {
     heard: Instant,
     /// The phase that the sink has named since it answered last, and since when.
     busy: Option<(Phase, Instant)>,
+    /// The sink has said that it stops.
+    sink_drains: bool,
     /// After so long in one phase the sink gives its engine up itself.
     sink_timeout: Duration,
     encoder: Option<Encoder>,
@@ -247,6 +261,10 @@ impl<B: Board> Stream<'_, B> {
                         self.meter.credited(Duration::from_micros(credit.held_us));
                     }
                     self.check_busy(&reply)?;
+                    if matches!(&reply, Reply::Alive(alive) if alive.draining) && !self.sink_drains {
+                        self.sink_drains = true;
+                        self.apply(Event::Drain).await?;
+                    }
                     self.apply(Event::Reply(reply)).await?;
                 }
                 permit = to_wire.reserve(), if !self.outbox.is_empty() => {
@@ -303,10 +321,13 @@ impl<B: Board> Stream<'_, B> {
         if lasted <= timeout + self.attempt.peer_timeout {
             return Ok(());
         }
-        let under_way = self
-            .session
-            .oldest()
-            .map(|key| format!("; partition {} is under way", key.label()))
+        // The sink knows which one it is; one of an older release does not say.
+        let key = match alive.key.as_str() {
+            "" => self.session.oldest().map(PartitionKey::label),
+            key => Some(key.to_owned()),
+        };
+        let under_way = key
+            .map(|key| format!("; partition {key} is under way"))
             .unwrap_or_default();
         Err(Error::unavailable(format!(
             "{name}: the sink's engine has not answered for {} s, and the sink (engine_timeout = {} s) has not given it up{under_way}",

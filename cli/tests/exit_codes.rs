@@ -715,3 +715,55 @@ async fn a_bandwidth_is_shown_and_one_that_lets_nothing_pass_is_2() {
         "{shown:?}"
     );
 }
+
+/// Runs a sink agent that ends by itself.
+fn sink_that_ends(lake: &str, state_dir: &std::path::Path, more: &[&str]) -> (i32, String, String) {
+    let mut agent = std::process::Command::new(env!("CARGO_BIN_EXE_strait"));
+    agent.args(["agent-sink", "--listen", "127.0.0.1:0", "--state-dir"]);
+    agent.arg(state_dir);
+    agent
+        .args(["--store", &format!("b=lake://{lake}")])
+        .args(more);
+    let ended = agent.output().expect("it is there");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    let code = ended.status.code().expect("it ends by itself");
+    (code, text(ended.stdout), text(ended.stderr))
+}
+
+/// Nobody wants to find that out in the night.
+#[test]
+fn a_sink_that_cannot_write_does_not_start() {
+    let lakes = Lakes::empty();
+    let (code, _, stderr) = sink_that_ends("/proc", &lakes.path("other-state"), &[]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stderr.contains("store b: the lake /proc cannot be written"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("listening on"), "{stderr}");
+}
+
+/// As the README says it: the agent is stopped, what is lost is given up, and a mirror finds what is equal and copies what is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_ledger_is_given_up_by_command_and_mended_by_a_mirror() {
+    let bench = bench(3).await;
+    both(&bench.cli, &["sync", "--from", FROM, "--to", TO], 0).await;
+    let table = bench.lakes.b().join(TABLE);
+    std::fs::remove_dir_all(table.join("_strait")).expect("it was there");
+    let lost = ["sync", "--from", FROM, "--to", TO, "--mode", "mirror"];
+    let ended = bench.cli.run(&lost).await;
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stderr.contains("--accept-lost-ledger"), "{ended:?}");
+
+    let lake = bench.lakes.b().display().to_string();
+    let give_up = ["--accept-lost-ledger", &format!("b:{TABLE}")];
+    let (code, stdout, stderr) = sink_that_ends(&lake, &bench.lakes.path("other-state"), &give_up);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("are given up"), "{stdout}");
+    // The rows are nobody's, so they are not added to by whoever says nothing.
+    both(&bench.cli, &["sync", "--from", FROM, "--to", TO], 1).await;
+    let (_, mended) = bench.cli.json(&lost).await;
+    assert_eq!(mended["status"], "done", "{mended}");
+    assert_eq!(mended["rows_sent"], 0, "all of it was equal: {mended}");
+    bench.lakes.assert_equal().await;
+}

@@ -33,39 +33,17 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+pub use crate::division::{Division, DivisionKind};
+
 use crate::budget::Budget;
 use crate::digest::{Digest, DigestId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{Epoch, RunId, TableName};
 use crate::key::PartitionKey;
 use crate::selection::Selection;
 
 /// A lazy stream of results that owns what it needs.
 pub type Stream<T> = BoxStream<'static, Result<T>>;
-
-/// One level of a table's division into partitions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Division {
-    /// The column that decides.
-    pub column: String,
-    /// How it decides.
-    pub kind: DivisionKind,
-}
-
-/// How a column's values are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DivisionKind {
-    /// One partition per value.
-    Value,
-    /// One partition per range of values.
-    Range,
-    /// One partition per bucket of the engine's own hash.
-    Hash {
-        /// How many buckets.
-        buckets: u32,
-    },
-}
 
 /// What a table looks like.
 #[derive(Clone, Debug)]
@@ -480,6 +458,25 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Schema` if a column's type cannot be held without loss.
     fn limits(&self, schema: &SchemaRef) -> Result<SinkLimits>;
+
+    /// Checks, before the agent takes calls, that this process can write to the store, and leaves nothing behind.
+    ///
+    /// # Errors
+    /// `Config`, naming what cannot be written.
+    async fn check_writable(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Declares for lost what a damaged ledger lacks, so that the table can be used again: its rows stay, those that the ledger does not know any more as rows that no run has put there, and the
+    /// runs that have lost something can never go on. Answers with how many events of the ledger are lost; with 0 nothing was.
+    ///
+    /// # Errors
+    /// `Refused` by an engine whose ledger cannot be damaged apart from its rows.
+    async fn accept_loss(&self, table: &TableName) -> Result<u64> {
+        Err(Error::refused(format!(
+            "the ledger of table {table} cannot be lost apart from its rows in this engine"
+        )))
+    }
 
     /// The room for data, where that can be known.
     async fn space(&self) -> Result<Option<Space>>;

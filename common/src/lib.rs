@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod cpu;
 pub mod digest;
+pub mod division;
 pub mod engine;
 pub mod error;
 pub mod fingerprint;

@@ -23,12 +23,13 @@ mod tests;
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::Schema;
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, OrError, Result};
 use crate::key::PartitionKey;
+use crate::value::Value;
 
 pub use predicate::{Comparison, Predicate};
 
@@ -63,6 +64,23 @@ impl PartialEq for Selection {
     fn eq(&self, other: &Selection) -> bool {
         self.0.columns == other.0.columns && self.0.predicate == other.0.predicate
     }
+}
+
+/// Which cells of a column are in `[from, to)`, in the order that conditions have; null for null.
+///
+/// # Errors
+/// `Internal` if a bound is not of the column's class.
+pub fn in_range(
+    column: &ArrayRef,
+    from: Option<&Value>,
+    to: Option<&Value>,
+) -> Result<BooleanArray> {
+    evaluate::in_range(column, from, to)
+}
+
+/// Whether the cells of a column of this type have an order with this value.
+pub fn has_order(value: &Value, data_type: &DataType) -> bool {
+    evaluate::has_order(value, data_type)
 }
 
 impl Selection {

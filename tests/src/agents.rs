@@ -108,6 +108,12 @@ impl SinkAgent {
         format!("http://{}", self.address)
     }
 
+    /// Stops it softly.
+    pub async fn drain(self) {
+        self.running.shutdown.drain();
+        self.running.end().await;
+    }
+
     /// Stops it where it stands, which is as safe as a crash.
     pub async fn crash(self) {
         self.running.shutdown.cancel();

@@ -302,6 +302,17 @@ pub async fn append(
     what: &str,
     batches: impl IntoIterator<Item = RecordBatch>,
 ) {
+    append_to(sink, table, key(day), what, batches).await;
+}
+
+/// The same to the partition of this key.
+pub async fn append_to(
+    sink: &Arc<dyn Sink>,
+    table: &Table,
+    key: PartitionKey,
+    what: &str,
+    batches: impl IntoIterator<Item = RecordBatch>,
+) {
     let claim = Claim {
         run: RunId::random(),
         table: table.name.clone(),
@@ -311,7 +322,7 @@ pub async fn append(
     };
     let attachment = sink.attach(&claim).await.expect("nobody else writes");
     let partition = Partition {
-        key: key(day),
+        key,
         rows: None,
         bytes: None,
         version: Version(format!("written {what}")),

@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use strait_common::engine::{Claim, Division, DivisionKind, Outcome, Table};
+use strait_common::ids::RunId;
+use strait_common::key::{Cell, PartitionKey};
+use strait_common::value::Value;
 use strait_proto::v1;
 use strait_tests::agents::{Operator, SinkAgent, SourceAgent, selectors};
 use strait_tests::held::{Act, Hand};
@@ -451,4 +455,85 @@ async fn replace_takes_whole_partitions_and_nothing_else() {
     let held = lakes.contents(&pair.b()).await;
     assert_eq!(held[&label(0)].0, ROWS);
     assert_eq!(held[&label(1)].0, ROWS + 1);
+}
+
+/// Levels that Delta does not know go through both agents: copied, compared, replaced and dropped one by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_and_buckets_are_mirrored_one_by_one() {
+    let lakes = Lakes::empty();
+    let level = |column: &str, kind| Division {
+        column: column.to_owned(),
+        kind,
+    };
+    let by_day = lakes::wanted();
+    let table = Table {
+        divisions: vec![
+            by_day.divisions[0].clone(),
+            level("id", DivisionKind::Range),
+            level("name", DivisionKind::Hash { buckets: 10 }),
+        ],
+        ..by_day
+    };
+    let a = lakes::open(&lakes.a()).await.sink;
+    a.prepare(&table.name, &table, false).await.expect("made");
+    let key = |day: u32, ids: &std::ops::Range<u64>, index: u32| {
+        let end = |id: u64| Some(Value::Int(id.into()));
+        let range = Cell::Range {
+            from: end(ids.start),
+            to: end(ids.end),
+        };
+        let bucket = Cell::Bucket { index, count: 10 };
+        let mut parts = lakes::key(day).parts().to_vec();
+        parts.extend([("id".to_owned(), range), ("name".to_owned(), bucket)]);
+        PartitionKey::new(parts).expect("a key")
+    };
+    let (low, high) = (0..ROWS, ROWS..2 * ROWS);
+    // Two ranges of one day, one of them in two buckets, and one of another day.
+    let half = low.start..ROWS / 2;
+    let parts = [
+        (0, &low, 3, half.clone()),
+        (0, &low, 4, half.end..low.end),
+        (0, &high, 3, high.clone()),
+        (1, &high, 3, high.clone()),
+    ];
+    for (day, range, bucket, ids) in parts {
+        let rows = [lakes::rows(day, ids.clone())];
+        let what = format!("{ids:?} of day {day}");
+        lakes::append_to(&a, &table, key(day, range, bucket), &what, rows).await;
+    }
+    let sink = SinkAgent::start(&lakes).await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let operator = source.operator();
+    let night = async |copied: u64, dropped: u64| {
+        let mode = mirror(v1::Check::Versions, 1);
+        let run = operator.run_as(selectors(), mode).await;
+        assert_eq!(run.status, "done", "{run:?}");
+        let progress = run.progress.expect("figures");
+        let done = (progress.partitions_done, progress.partitions_dropped);
+        assert_eq!(done, (copied, dropped));
+        lakes.assert_equal().await;
+        let verified = operator.verify().await.expect("both sides are read");
+        assert_eq!(verified.equal, verified.partitions, "{verified:?}");
+    };
+    night(4, 0).await;
+    let described = lakes::open(&lakes.b()).await.source;
+    let described = described.describe(&table.name).await.expect("it is there");
+    assert_eq!(described.divisions, table.divisions);
+    night(0, 0).await;
+    // One of the three partitions of a day changes, another one goes.
+    let more = [lakes::rows(0, 0..7)];
+    lakes::append_to(&a, &table, key(0, &low, 4), "more", more).await;
+    night(1, 0).await;
+    let claim = Claim {
+        run: RunId::random(),
+        table: table.name.clone(),
+        agent: "another writer".to_owned(),
+        job: "drop".to_owned(),
+        taken_at: 0,
+    };
+    let attachment = a.attach(&claim).await.expect("nobody else writes");
+    let gone = key(0, &high, 3);
+    attachment.drop_partition(&gone).await.expect("dropped");
+    attachment.complete(Outcome::Done).await.expect("ended");
+    night(0, 1).await;
 }

@@ -281,6 +281,31 @@ async fn a_drained_source_leaves_a_run_that_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drained_sink_is_left_at_a_checkpoint_and_costs_no_row() {
+    let lakes = Lakes::filled(4, ROWS).await;
+    let hand = Hand::default();
+    let sink = SinkAgent::start_with(&lakes, None, &hand, |_| {}).await;
+    let (port, url) = (sink.address().port(), sink.url());
+    let source = SourceAgent::start(&lakes, &url).await;
+    let operator = source.operator();
+    let id = run_held_in_day_1(&hand, &operator).await;
+    // The source is told, and checkpoints what is under way before it lets go; else it would copy to the end.
+    let released = async {
+        hand.release();
+    };
+    tokio::join!(sink.drain(), released);
+    let stopped = lakes.contents(&lakes.b()).await;
+    assert!(stopped.len() < 4, "it stopped in the middle of the run");
+
+    let _sink = SinkAgent::start_with(&lakes, Some(port), &hand, |_| {}).await;
+    let run = operator.ended(&id).await;
+    assert_eq!(run.status, "done", "{run:?}");
+    let sent: u64 = hand.appended().values().sum();
+    assert_eq!(sent, 4 * ROWS, "a soft stop costs no row");
+    lakes.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_under_way_is_attached_to_or_named() {
     let lakes = Lakes::filled(2, ROWS).await;
     let hand = Hand::default();

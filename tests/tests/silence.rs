@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use strait_common::ids::RunId;
 use strait_proto::v1;
 use strait_proto::v1::alive::Phase;
+use strait_proto::v1::copy_request::Body as Request;
 use strait_tests::agents::{SinkAgent, SourceAgent};
 use strait_tests::by_hand::sink::SinkByHand;
+use strait_tests::by_hand::source::{Part, SourceByHand};
 use strait_tests::held::{Act, Hand};
 use strait_tests::lakes::{Lakes, label};
 use strait_tests::proxy::Proxy;
@@ -253,4 +256,53 @@ async fn a_sink_is_given_the_time_that_it_gives_its_engine() {
             .is_some_and(|progress| progress.elapsed_ms >= 3000),
         "given up before the sink would have: {run:?}"
     );
+}
+
+/// What an operator is told of a sink that is busy is what the sink says, not what the source thinks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_sink_names_its_phase_and_the_partition() {
+    for (act, phase) in [
+        (Act::Begin, Phase::Begin),
+        (Act::Append, Phase::Append),
+        (Act::Checkpoint, Phase::Checkpoint),
+        (Act::Finish, Phase::Finish),
+    ] {
+        let lakes = Lakes::empty();
+        let hand = Hand::default();
+        let sink = SinkAgent::start_with(&lakes, None, &hand, |_| {}).await;
+        let source = SourceByHand::new(sink.address(), "db/by_hand");
+        source.prepare(source.preparation()).await.expect("a table");
+        let run = RunId::random();
+        let (epoch, _) = source
+            .attach(source.attachment(run))
+            .await
+            .expect("a claim");
+        let opening = v1::Open {
+            peer_timeout_ms: 400,
+            ..source.opening(run, epoch)
+        };
+        let mut copy = source.copy(Request::Open(opening)).await.expect("a stream");
+        hand.hold(act, &label(1));
+        let part = Part::new(1, 30, 1);
+        copy.send(part.begin(1)).await;
+        for frame in part.frames() {
+            copy.send(Request::Frame(frame)).await;
+        }
+        copy.send(Request::Checkpoint(part.checkpoint())).await;
+        let nothing_since = part.finish_with(|finish| {
+            finish.chunk_rows = 0;
+            finish.chunk_digest = vec![0; 16].into();
+        });
+        copy.send(nothing_since).await;
+        hand.is_holding(&label(1)).await;
+        let alive = loop {
+            let alive = copy.alive().await;
+            if alive.phase() == phase {
+                break alive;
+            }
+        };
+        assert_eq!(alive.key, label(1), "{alive:?}");
+        assert!(!alive.draining, "{alive:?}");
+        hand.release();
+    }
 }

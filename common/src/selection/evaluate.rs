@@ -62,6 +62,57 @@ fn evaluate(predicate: &Predicate, batch: &RecordBatch) -> Result<BooleanArray> 
     }
 }
 
+/// Which cells are in `[from, to)`.
+pub(super) fn in_range(
+    column: &ArrayRef,
+    from: Option<&Value>,
+    to: Option<&Value>,
+) -> Result<BooleanArray> {
+    let all = BooleanArray::new(BooleanBuffer::new_set(column.len()), column.logical_nulls());
+    let bounds = [
+        from.map(|from| compare(column, from, Ordering::is_ge)),
+        to.map(|to| compare(column, to, Ordering::is_lt)),
+    ];
+    bounds.into_iter().flatten().try_fold(all, |all, bound| {
+        and_kleene(&all, &bound?).or_error(Kind::Internal, "compare with a range")
+    })
+}
+
+/// Whether [`compare`] can compare cells of this type with this value.
+pub(super) fn has_order(value: &Value, data_type: &DataType) -> bool {
+    let data_type = match data_type {
+        DataType::Dictionary(_, values) => values.as_ref(),
+        other => other,
+    };
+    match value {
+        Value::Bool(_) => *data_type == DataType::Boolean,
+        Value::Int(_) | Value::Decimal { .. } => {
+            data_type.is_integer()
+                || matches!(
+                    data_type,
+                    DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..)
+                )
+        }
+        Value::Float(_) => data_type.is_floating(),
+        Value::String(_) => matches!(
+            data_type,
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+        ),
+        Value::Binary(_) => matches!(
+            data_type,
+            DataType::Binary
+                | DataType::LargeBinary
+                | DataType::BinaryView
+                | DataType::FixedSizeBinary(_)
+        ),
+        Value::Date(_) => matches!(data_type, DataType::Date32 | DataType::Date64),
+        Value::Time(_) => matches!(data_type, DataType::Time32(_) | DataType::Time64(_)),
+        Value::Timestamp { zoned, .. } => {
+            matches!(data_type, DataType::Timestamp(_, zone) if zone.is_some() == *zoned)
+        }
+    }
+}
+
 fn column_of<'a>(batch: &'a RecordBatch, column: &str) -> Result<&'a ArrayRef> {
     batch
         .column_by_name(column)

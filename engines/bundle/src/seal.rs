@@ -71,6 +71,8 @@ impl Bundle {
         let accounts = Ledger::load(&opened).await?.accounts();
         let listing = Listing::load(&opened, table).await?;
         let everything = Selection::everything(opened.mapping.original());
+        // Rows of nobody knows which partitions would be left out.
+        listing.check_named(table, &everything)?;
         let name = table.clone();
         let (previous, found) = self
             .blocking(move |bundle| {

@@ -41,23 +41,101 @@ pub fn table_name() -> Result<TableName> {
     TableName::new("suite", "ticks")
 }
 
-/// The suite's table: divided by day and symbol, or not at all.
+/// Buckets of a symbol: so many that no two of the suite's symbols share one.
+const BUCKETS: u32 = 1 << 20;
+
+/// How the suite's table is divided by day and symbol. Each day and symbol is a partition, whichever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Divided {
+    /// By the values of both.
+    Values,
+    /// By the day's value, and buckets of symbols.
+    ValueAndBuckets,
+    /// By ranges of days, and buckets of symbols.
+    RangeAndBuckets,
+}
+
+impl Divided {
+    /// The two levels.
+    pub fn divisions(self) -> Vec<Division> {
+        let buckets = DivisionKind::Hash { buckets: BUCKETS };
+        let kinds = match self {
+            Divided::Values => [DivisionKind::Value, DivisionKind::Value],
+            Divided::ValueAndBuckets => [DivisionKind::Value, buckets],
+            Divided::RangeAndBuckets => [DivisionKind::Range, buckets],
+        };
+        let level = |(column, kind): (&str, _)| Division {
+            column: column.to_owned(),
+            kind,
+        };
+        ["day", "symbol"]
+            .into_iter()
+            .zip(kinds)
+            .map(level)
+            .collect()
+    }
+
+    /// The partition of this day and symbol, at version `v1`.
+    ///
+    /// # Errors
+    /// `Refused` if the key's text is too long.
+    pub fn part(self, day: Option<i32>, symbol: Option<&str>, numbers: Range<i64>) -> Result<Part> {
+        let days = day.map(|day| (Value::Date(day), Value::Date(day + 1)));
+        let text = |text: String| Value::String(text);
+        // The next string after one is that with a NUL behind.
+        let symbols = symbol.map(|symbol| (text(symbol.to_owned()), text(format!("{symbol}\0"))));
+        let levels = self.divisions();
+        let cells = levels.into_iter().zip([days, symbols]);
+        let key = cells.map(|(level, ends)| (level.column, cell(level.kind, ends)));
+        Ok(Part {
+            key: PartitionKey::new(key.collect())?,
+            version: "v1".to_owned(),
+            numbers,
+            divided: Some(self),
+            day,
+            symbol: symbol.map(str::to_owned),
+        })
+    }
+}
+
+/// A cell for rows that all have the first of these values; the second is the next after it.
+fn cell(kind: DivisionKind, ends: Option<(Value, Value)>) -> Cell {
+    let Some((value, next)) = ends else {
+        return Cell::Null;
+    };
+    match kind {
+        DivisionKind::Value => Cell::Value(value),
+        DivisionKind::Range => Cell::Range {
+            from: Some(value),
+            to: Some(next),
+        },
+        // Any hash will do: it is the source's own.
+        DivisionKind::Hash { buckets } => Cell::Bucket {
+            index: value.to_string().bytes().fold(17u32, |hash, byte| {
+                hash.wrapping_mul(1_000_003) ^ u32::from(byte)
+            }) % buckets,
+            count: buckets,
+        },
+    }
+}
+
+/// The suite's table: divided by the values of day and symbol, or not at all.
 ///
 /// # Errors
 /// None that can happen.
 pub fn table(divided: bool) -> Result<Table> {
-    let by = |column: &str| Division {
-        column: column.to_owned(),
-        kind: DivisionKind::Value,
-    };
+    table_of(divided.then_some(Divided::Values))
+}
+
+/// The suite's table, divided like this, or not at all.
+///
+/// # Errors
+/// None that can happen.
+pub fn table_of(divided: Option<Divided>) -> Result<Table> {
     Ok(Table {
         name: table_name()?,
         schema: schema(),
-        divisions: if divided {
-            vec![by("day"), by("symbol")]
-        } else {
-            Vec::new()
-        },
+        divisions: divided.map(Divided::divisions).unwrap_or_default(),
     })
 }
 
@@ -84,30 +162,18 @@ pub struct Part {
     pub version: String,
     /// Its rows: each number is one.
     pub numbers: Range<i64>,
+    pub(crate) divided: Option<Divided>,
     day: Option<i32>,
     symbol: Option<String>,
 }
 
 impl Part {
-    /// The partition of this day and symbol, at version `v1`.
+    /// The partition of this day and symbol of a table that is divided by values, at version `v1`.
     ///
     /// # Errors
     /// `Refused` if the key's text is too long.
     pub fn new(day: Option<i32>, symbol: Option<&str>, numbers: Range<i64>) -> Result<Part> {
-        let day_cell = day.map_or(Cell::Null, |day| Cell::Value(Value::Date(day)));
-        let symbol_cell = symbol.map_or(Cell::Null, |symbol| {
-            Cell::Value(Value::String(symbol.to_owned()))
-        });
-        Ok(Part {
-            key: PartitionKey::new(vec![
-                ("day".to_owned(), day_cell),
-                ("symbol".to_owned(), symbol_cell),
-            ])?,
-            version: "v1".to_owned(),
-            numbers,
-            day,
-            symbol: symbol.map(str::to_owned),
-        })
+        Divided::Values.part(day, symbol, numbers)
     }
 
     /// The one partition of a table without partitions, at version `v1`.
@@ -116,6 +182,7 @@ impl Part {
             key: PartitionKey::default(),
             version: "v1".to_owned(),
             numbers,
+            divided: None,
             day: Some(20_000),
             symbol: Some("IBM".to_owned()),
         }
@@ -129,6 +196,12 @@ impl Part {
             numbers,
             ..self.clone()
         }
+    }
+
+    /// The same rows as the partition of another key.
+    #[must_use]
+    pub fn under(self, key: PartitionKey) -> Part {
+        Part { key, ..self }
     }
 
     /// How many rows it has.

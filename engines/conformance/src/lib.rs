@@ -8,6 +8,8 @@
 //! strait_conformance::suite!(LakeHarness::new(), |case| runtime().block_on(case));
 //! ```
 //!
+//! An engine that takes several divisions has a harness for each ([`Divided`]) and passes the suite with all of them.
+//!
 //! Start with [`cases`]: `acts` says what each call does, `fence` who may call, `source` what readers get, `killer` that
 //! all of it holds whatever dies when. [`life`] is the correct source that the killer drives, [`data`] the rows that it copies.
 //!
@@ -21,6 +23,7 @@ use strait_common::engine::Store;
 use strait_common::ids::TableName;
 use strait_common::{Error, Kind, Result};
 
+pub use data::Divided;
 pub use strait_memory::Row;
 
 pub mod cases;
@@ -39,6 +42,11 @@ pub trait Harness: Send + Sync {
     /// Whether a partition can still be read at an older version after it changed. If not, reading it must end with `Moved`.
     fn reads_old_versions(&self) -> bool {
         false
+    }
+
+    /// How the suite's table is divided, by an engine that takes several divisions.
+    fn divided(&self) -> Divided {
+        Divided::Values
     }
 
     /// Whether the killer tries every pair of steps, one in each of two lives, rather than one second step per first: for engines

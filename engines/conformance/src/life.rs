@@ -10,7 +10,7 @@ use strait_common::engine::{
 };
 use strait_common::key::PartitionKey;
 
-use crate::data::{self, Part};
+use crate::data::{self, Divided, Part};
 
 /// What a run does; the same for each of its attempts.
 #[derive(Clone, Debug)]
@@ -19,8 +19,8 @@ pub struct Life {
     pub claim: Claim,
     /// What A holds.
     pub parts: Vec<Part>,
-    /// Whether the table has divisions.
-    pub divided: bool,
+    /// How the table is divided, if it is.
+    pub divided: Option<Divided>,
     /// What happens to rows that B has already.
     pub disposition: Disposition,
     /// Rows between two checkpoints.
@@ -53,8 +53,10 @@ impl Life {
     pub fn new(run: u128, parts: Vec<Part>) -> Result<Life> {
         Ok(Life {
             claim: data::claim(run)?,
+            divided: parts
+                .first()
+                .map_or(Some(Divided::Values), |part| part.divided),
             parts,
-            divided: true,
             disposition: Disposition::Append,
             chunk_rows: 3,
             interleaved: false,
@@ -66,7 +68,7 @@ impl Life {
     /// # Errors
     /// What the engine returns.
     pub async fn live(&self, store: &Store, until: Until) -> Result<()> {
-        let table = data::table(self.divided)?;
+        let table = data::table_of(self.divided)?;
         store.sink.prepare(&self.claim.table, &table, false).await?;
         let attachment = store.sink.attach(&self.claim).await?;
         let positions: Vec<Position> = attachment.positions().await?.try_collect().await?;

@@ -5,11 +5,12 @@ use futures::FutureExt;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use strait_common::Result;
-use strait_conformance::{Case, Durable, Fault, Faults, Harness, Process};
+use strait_conformance::{Case, Divided, Durable, Fault, Faults, Harness, Process};
 use strait_memory::{Action, MemorySink, MemorySource, MemoryStore, Rule, Steps};
 
 struct Memory {
     broken: Option<Rule>,
+    divided: Divided,
 }
 
 struct MemoryDurable {
@@ -26,6 +27,10 @@ impl Harness for Memory {
             store: MemoryStore::new(),
             broken: self.broken,
         }))
+    }
+
+    fn divided(&self) -> Divided {
+        self.divided
     }
 
     fn every_pair(&self) -> bool {
@@ -82,11 +87,27 @@ fn patient<F: Future>(case: F) -> F::Output {
     }
 }
 
-strait_conformance::suite!(Memory { broken: None }, |case| now(case));
+/// An engine that keeps every rule.
+fn memory(divided: Divided) -> Memory {
+    Memory {
+        broken: None,
+        divided,
+    }
+}
+
+strait_conformance::suite!(memory(Divided::Values), |case| now(case));
+
+mod by_range_and_buckets {
+    use super::*;
+    strait_conformance::suite!(memory(Divided::RangeAndBuckets), |case| now(case));
+}
 
 /// The names of the cases that fail when this rule is broken.
 fn failing(rule: Rule) -> Vec<&'static str> {
-    let harness = Memory { broken: Some(rule) };
+    let harness = Memory {
+        broken: Some(rule),
+        divided: Divided::Values,
+    };
     let cases = strait_conformance::cases::all();
     // One rule's engine waits once on purpose.
     let fails = |case: &Case| patient((case.run)(&harness)).is_err();

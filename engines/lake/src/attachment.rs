@@ -12,7 +12,7 @@
 //!
 //! Partitions that finish while a commit is under way go together into the next one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,18 +29,19 @@ use strait_common::engine::{
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
 use strait_common::{Context, Error, Kind, OrError, Result};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::commit::{check_epoch, commit};
 use crate::disk::{Step, Together};
+use crate::divisions::{Divisions, Unnamed};
 use crate::features;
 use crate::ledger::{Entry, Equal, Event, Ledger, LedgerFile, Published};
 use crate::listing::Listing;
 use crate::receipts::Receipts;
 use crate::stage::{Fresh, Stage, StageRecord, StagedFile};
-use crate::table::{LOG, Lake, Opened, check_add, check_columns, directory_name};
+use crate::table::{LOG, Lake, Opened, check_add, check_columns, directory_name, values_of};
 use crate::types::Mapping;
 use crate::writer::Writer;
 
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) run: RunId,
     pub(crate) epoch: Epoch,
     pub(crate) mapping: Mapping,
+    pub(crate) divisions: Divisions,
     pub(crate) append_only: bool,
     pub(crate) stage: Stage,
     /// This run's receipts: as of the attach, and what this attempt has published since. Nobody else can add to them while the
@@ -87,6 +89,8 @@ pub(crate) struct Shared {
 pub struct LakeAttachment {
     shared: Arc<Shared>,
     commits: mpsc::Sender<Request>,
+    /// The table's unnamed files, once they have been asked for.
+    unnamed: OnceCell<Unnamed>,
     /// The committer; it ends with the attempt.
     _committer: JoinSet<()>,
 }
@@ -191,6 +195,7 @@ impl LakeAttachment {
             run,
             epoch,
             mapping: opened.mapping.clone(),
+            divisions: opened.divisions.clone(),
             append_only: features::append_only(&opened),
             stage,
             committed: Mutex::new(committed),
@@ -215,6 +220,7 @@ impl LakeAttachment {
         Ok(LakeAttachment {
             shared,
             commits,
+            unnamed: OnceCell::new(),
             _committer: committer,
         })
     }
@@ -540,10 +546,12 @@ impl LakeAttachment {
         if let Some(receipt) = lock(&shared.committed).get(key) {
             return Ok(Begun::Already(receipt));
         }
+        let values = values_of(&shared.divisions, &shared.mapping, key);
+        let values = values.with_context(|| format!("partition {}", key.label()))?;
         if disposition == Disposition::Replace {
             shared.removable()?;
+            self.replaceable(key).await?;
         }
-        let values = values_of(shared, key)?;
         let base = match from {
             None => {
                 let discarded = lock(&shared.records).remove(key);
@@ -583,6 +591,22 @@ impl LakeAttachment {
             directory_name(key, &values),
             base,
         ))))
+    }
+
+    /// Fails early where a commit would find that files of nobody knows which partitions are in the way: such tables are looked at once in an attempt, and each commit looks again.
+    async fn replaceable(&self, key: &PartitionKey) -> Result<()> {
+        let shared = &self.shared;
+        if shared.divisions.by_values_alone() {
+            return Ok(());
+        }
+        let list = async {
+            let opened = shared.lake.open(&shared.table, None).await?;
+            let listing = Listing::load(&opened, &shared.table).await?;
+            Ok::<_, Error>(listing.into_unnamed())
+        };
+        let unnamed = self.unnamed.get_or_try_init(|| list).await?;
+        let of_key = shared.divisions.values_of(key);
+        unnamed.check(&shared.table, |values| *values == of_key)
     }
 
     async fn do_drop_partition(&self, key: &PartitionKey) -> Result<()> {
@@ -650,19 +674,4 @@ impl LakeAttachment {
         shared.cpu.run(move || stage.clear()).await?;
         shared.returns()
     }
-}
-
-/// The partition values of a key, by the schema that the attach saw.
-fn values_of(shared: &Shared, key: &PartitionKey) -> Result<HashMap<String, Option<String>>> {
-    let values = key.parts().iter().map(|(column, cell)| {
-        let field = shared.mapping.original().field_with_name(column);
-        let field =
-            field.map_err(|_| Error::refused(format!("the table has no column {column}")))?;
-        let text = crate::partition_values::to_text(cell, field.data_type())
-            .with_context(|| format!("column {column}"))?;
-        Ok((column.clone(), text))
-    });
-    values
-        .collect::<Result<_>>()
-        .with_context(|| format!("partition {}", key.label()))
 }

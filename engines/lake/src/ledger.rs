@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use strait_common::engine::{Claim, Disposition, Outcome, Receipt};
 use strait_common::ids::{Epoch, RunId};
 use strait_common::key::PartitionKey;
-use strait_common::{Context, Error, Kind, OrError, Result};
+use strait_common::{Error, Kind, OrError, Result};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::disk::Disk;
@@ -64,6 +64,8 @@ pub enum Event {
     Confirm(Vec<Equal>),
     /// The claim ended.
     Complete(Outcome),
+    /// An operator has given up the ledger files of these transactions, which were lost or damaged.
+    Lost(Vec<String>),
 }
 
 /// A partition that became visible.
@@ -193,6 +195,10 @@ pub struct Ledger {
     pub entries: Vec<Entry>,
     /// Files that do not count, with what they would say; `None` where it cannot be read.
     pub pending: Vec<(LedgerFile, Option<Entry>)>,
+    /// Transactions whose files were given up.
+    pub given_up: HashSet<String>,
+    /// Transactions whose files are damaged or not there, and were not given up: without them nobody can tell which partitions are there, and guessing doubles rows. With why.
+    missing: BTreeMap<String, Option<Error>>,
 }
 
 impl Ledger {
@@ -201,11 +207,37 @@ impl Ledger {
     /// # Errors
     /// `Corrupt`, by name, if a file that counts cannot be read.
     pub async fn load(opened: &Opened) -> Result<Ledger> {
+        let mut ledger = Ledger::load_damaged(opened).await?;
+        let Some((id, damage)) = ledger.missing.pop_first() else {
+            return Ok(ledger);
+        };
+        let name = format!("{DIRECTORY}/{}.json", id.trim_start_matches("strait/"));
+        let instead = format!(
+            "put the table's directory {DIRECTORY} back as it was, or give up what is lost of it with `agent-sink --accept-lost-ledger`"
+        );
+        Err(match damage {
+            Some(error) => Error::corrupt(format!(
+                "ledger file {name} is committed and cannot be read; {instead}"
+            ))
+            .with_source(error),
+            None => Error::corrupt(format!(
+                "ledger file {name} is committed and missing; {instead}"
+            )),
+        })
+    }
+
+    /// The same of a ledger that lacks something: what is left of it.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub async fn load_damaged(opened: &Opened) -> Result<Ledger> {
         let epoch = epoch(opened).await?;
         let mut ledger = Ledger {
             epoch,
             entries: Vec::new(),
             pending: Vec::new(),
+            given_up: HashSet::new(),
+            missing: BTreeMap::new(),
         };
         if epoch.0 == 0 {
             return Ok(ledger);
@@ -214,27 +246,30 @@ impl Ledger {
         let read = tokio::task::spawn_blocking(move || read(&directory, version)).await;
         let (files, mut committed) = read.or_error(Kind::Internal, "read the ledger")??;
         for (file, entry) in files {
-            if committed.remove(&file.app_id) || transaction(opened, &file.app_id).await?.is_some()
-            {
-                let name = file.path.display();
-                ledger.entries.push(
-                    entry.with_context(|| format!("ledger file {name}, which is committed"))?,
-                );
-            } else {
-                ledger.pending.push((file, entry.ok()));
+            let counts = committed.remove(&file.app_id)
+                || transaction(opened, &file.app_id).await?.is_some();
+            match entry {
+                Ok(entry) if counts => {
+                    if let Event::Lost(ids) = &entry.event {
+                        ledger.given_up.extend(ids.iter().cloned());
+                    }
+                    ledger.entries.push(entry);
+                }
+                Err(error) if counts => {
+                    ledger.missing.insert(file.app_id, Some(error));
+                }
+                entry => ledger.pending.push((file, entry.ok())),
             }
         }
-        // What is left has no file. Without it nobody can tell which partitions are there, and guessing doubles rows.
-        let lost = |id: &&String| id.starts_with("strait/") && *id != EPOCH_ID;
-        if let Some(id) = committed.iter().find(lost) {
-            return Err(Error::corrupt(format!(
-                "ledger file {DIRECTORY}/{}.json is committed and missing; put the table's directory {DIRECTORY} back as it was",
-                id.trim_start_matches("strait/")
-            )));
-        }
+        // What is left has no file.
+        let ours = |id: &String| id.starts_with("strait/") && *id != EPOCH_ID;
+        let lost = committed.into_iter().filter(ours).map(|id| (id, None));
+        ledger.missing.extend(lost);
+        let given_up = &ledger.given_up;
+        ledger.missing.retain(|id, _| !given_up.contains(id));
         // Within an epoch: the attach, then what was published, then the end.
         let rank = |event: &Event| match event {
-            Event::Attach(_) => 0,
+            Event::Attach(_) | Event::Lost(_) => 0,
             Event::Publish(_) | Event::Drop(_) | Event::Confirm(_) => 1,
             Event::Complete(_) => 2,
         };
@@ -244,6 +279,17 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// What is damaged or not there, and was not given up.
+    pub fn missing(&self) -> Vec<String> {
+        self.missing.keys().cloned().collect()
+    }
+
+    /// Whether a run has lost something that was given up.
+    pub fn has_lost(&self, run: RunId) -> bool {
+        let of_run = format!("strait/{run}/");
+        self.given_up.iter().any(|id| id.starts_with(&of_run))
+    }
+
     /// The claim that has not ended. The first claim of the run is shown, since it says when it was taken.
     pub fn open_claim(&self) -> Option<&Claim> {
         let mut open = None;
@@ -251,6 +297,8 @@ impl Ledger {
             match &entry.event {
                 Event::Attach(claim) => open = Some(claim.run),
                 Event::Complete(_) if open == Some(entry.run) => open = None,
+                // Nobody knows any more whose it was.
+                Event::Lost(_) => open = None,
                 _ => {}
             }
         }
@@ -295,7 +343,7 @@ impl Ledger {
                 Event::Drop(key) => {
                     accounts.remove(key);
                 }
-                Event::Attach(_) | Event::Complete(_) => {}
+                Event::Attach(_) | Event::Complete(_) | Event::Lost(_) => {}
             }
         }
         accounts
@@ -314,7 +362,7 @@ impl Ledger {
                         dropped.remove(&published.receipt.key);
                     }
                 }
-                Event::Attach(_) | Event::Confirm(_) | Event::Complete(_) => {}
+                Event::Attach(_) | Event::Confirm(_) | Event::Complete(_) | Event::Lost(_) => {}
             }
         }
         dropped
@@ -333,7 +381,7 @@ impl Ledger {
                 Event::Drop(key) => {
                     receipts.remove(key);
                 }
-                Event::Attach(_) | Event::Confirm(_) | Event::Complete(_) => {}
+                Event::Attach(_) | Event::Confirm(_) | Event::Complete(_) | Event::Lost(_) => {}
             }
         }
         receipts
@@ -370,11 +418,19 @@ pub async fn transaction(opened: &Opened, app_id: &str) -> Result<Option<i64>> {
 }
 
 /// Ledger files, with what each says.
-type Files = Vec<(LedgerFile, Result<Entry>)>;
+pub type Files = Vec<(LedgerFile, Result<Entry>)>;
 
 /// The ledger files of a table with what they say, and application ids that are in its log up to this version.
 fn read(table: &Path, version: u64) -> Result<(Files, HashSet<String>)> {
     let committed = application_ids(&table.join(LOG), version)?;
+    Ok((ledger_files(table)?, committed))
+}
+
+/// The ledger files of a table with what they say, whether they count or not.
+///
+/// # Errors
+/// `Unavailable` if the disk fails.
+pub fn ledger_files(table: &Path) -> Result<Files> {
     let mut read = Vec::new();
     for file in files(table)? {
         let bytes = match fs::read(&file.path) {
@@ -387,7 +443,7 @@ fn read(table: &Path, version: u64) -> Result<(Files, HashSet<String>)> {
         };
         read.push((file, Entry::from_bytes(&bytes)));
     }
-    Ok((read, committed))
+    Ok(read)
 }
 
 /// All ledger files of a table, whether they count or not.

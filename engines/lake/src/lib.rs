@@ -4,12 +4,13 @@
 //! pandas and ClickHouse read too.
 //!
 //! Read [`ledger`] for what makes a row of this lake count exactly once, [`attachment`] and [`commit`] for how it is written, [`disk`] and [`durable`]
-//! for what survives a power cut, [`table`], [`features`], [`types`] and [`partition_values`] for what Delta is made to say, [`listing`] and
+//! for what survives a power cut, [`table`], [`divisions`], [`features`], [`types`] and [`partition_values`] for what Delta is made to say, [`listing`] and
 //! [`read`] for reading in bounded memory.
 
 pub mod attachment;
 pub mod commit;
 pub mod disk;
+pub mod divisions;
 pub mod durable;
 pub mod features;
 pub mod ledger;

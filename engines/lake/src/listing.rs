@@ -3,6 +3,7 @@
 //! Listing costs time and memory for every file of the table, so a plan of 100,000 partitions must not do it for each of them. A listing keeps about 130
 //! bytes for a file and its key; [`Listings`] keeps a few of them, and loads one once, however many ask for it.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,10 +12,13 @@ use futures::TryStreamExt;
 use strait_common::engine::{Origin, Partition, Version};
 use strait_common::ids::TableName;
 use strait_common::key::PartitionKey;
+use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
 use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::divisions::{Divisions, Unnamed};
+use crate::ledger::Ledger;
 use crate::load_error::load_error;
 use crate::table::{Lake, Opened};
 use crate::types::Mapping;
@@ -42,10 +46,13 @@ pub struct Listing {
     pub directory: PathBuf,
     /// Its columns.
     pub mapping: Mapping,
-    /// Those of them that divide it.
+    /// Those of them that are not in the files.
     pub partition_columns: Vec<String>,
     id: String,
     version: u64,
+    divisions: Divisions,
+    /// Files that are of nobody knows which partitions.
+    unnamed: Unnamed,
     /// Keys in canonical text, and paths.
     text: String,
     /// In order of key.
@@ -114,6 +121,8 @@ impl Listing {
         let error = |error| load_error(table, Some(version), error);
         let snapshot = Snapshot::try_new(log.as_ref(), Some(version)).await;
         let snapshot = snapshot.map_err(error)?;
+        let names = opened.names().await?;
+        let mut unnamed = Unnamed::default();
         let mut paths = Text::default();
         let mut found: Vec<(PartitionKey, ListedFile)> = Vec::new();
         let mut views = snapshot.file_views(log.as_ref(), None);
@@ -124,15 +133,30 @@ impl Listing {
                     "file {path} has a deletion vector, which is not supported; rewrite the table without"
                 )));
             }
-            let key = opened.key(&file.partition_values_map());
+            let values = opened.value_key(&file.partition_values_map());
+            let values = values.with_context(|| format!("file {path}"))?;
+            let key = match &names {
+                None => values,
+                Some(names) => match names.key(&opened.divisions, &path, &values)? {
+                    Some(key) => key,
+                    None => {
+                        unnamed.add(values, &path);
+                        continue;
+                    }
+                },
+            };
             let file = ListedFile {
                 path: paths.add(&path)?,
                 size: u64::try_from(file.size()).or_error(Kind::Corrupt, "file size")?,
                 rows: file.num_records().map(|rows| rows as u64),
             };
-            found.push((key.with_context(|| format!("file {path}"))?, file));
+            found.push((key, file));
         }
-        drop(views);
+        drop((views, names));
+        if !unnamed.is_empty() {
+            // Files can be unnamed because the ledger is damaged: then that is what must be mended.
+            Ledger::load(opened).await?;
+        }
         found.sort_by(|(a, of_a), (b, of_b)| {
             a.cmp(b)
                 .then_with(|| of_a.path.of(&paths.0).cmp(of_b.path.of(&paths.0)))
@@ -165,10 +189,40 @@ impl Listing {
             partition_columns: opened.partition_columns.clone(),
             id: opened.id().to_owned(),
             version,
+            divisions: opened.divisions.clone(),
+            unnamed,
             text,
             partitions,
             files,
         })
+    }
+
+    /// Whether the table has no file.
+    pub fn has_no_files(&self) -> bool {
+        self.files.is_empty() && self.unnamed.is_empty()
+    }
+
+    /// Whether all files are among these.
+    pub fn has_only(&self, known: &HashSet<String>) -> bool {
+        let path = |file: &ListedFile| file.path.of(&self.text).to_owned();
+        self.unnamed.is_empty() && self.files.iter().all(|file| known.contains(&path(file)))
+    }
+
+    /// Fails if files that are of nobody knows which partitions can hold a selected row.
+    ///
+    /// # Errors
+    /// `Refused`, naming the first and saying what to do.
+    pub fn check_named(&self, table: &TableName, selection: &Selection) -> Result<()> {
+        let selected = |values: &PartitionKey| {
+            let around = self.divisions.around(values);
+            around.map_or(true, |around| !selection.excludes(&around))
+        };
+        self.unnamed.check(table, selected)
+    }
+
+    /// Those files alone.
+    pub fn into_unnamed(self) -> Unnamed {
+        self.unnamed
     }
 
     /// How many partitions it has.
@@ -270,7 +324,7 @@ impl Listing {
 ///
 /// # Errors
 /// `Refused` for a URL of another place than this disk.
-fn local_path(path: &str) -> Result<String> {
+pub fn local_path(path: &str) -> Result<String> {
     let remote = || Error::refused(format!("file {path} is not on this disk"));
     if let Some(rest) = path.strip_prefix("file:") {
         let rest = match rest.strip_prefix("//") {

@@ -1,6 +1,6 @@
 //! The half of the lake that receives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use deltalake::kernel::transaction::CommitProperties;
 use futures::StreamExt;
 use strait_common::clock::now_ns;
 use strait_common::cpu::CpuPool;
+use strait_common::division::division_text;
 use strait_common::engine::{
-    Attachment, Claim, DivisionKind, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Space,
-    Stream, Table,
+    Attachment, Claim, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Space, Stream, Table,
 };
-use strait_common::ids::{Epoch, TableName};
+use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
@@ -27,11 +27,11 @@ use crate::commit::{
     ATTACH_TRIES_MAX, Change, Condition, Tried, failed, is_conflict, pause, try_commit,
 };
 use crate::disk::Step;
+use crate::divisions::{Divisions, PROPERTY};
 use crate::features::check_writable;
 use crate::ledger::{Account, Entry, Event, Ledger, LedgerFile, epoch};
 use crate::listing::{DataFile, Listing};
 use crate::load_error::load_error;
-use crate::partition_values;
 use crate::stage::{Stage, writer_bytes};
 use crate::table::{LOG, Lake, Opened};
 use crate::types::{Mapping, ORIGINAL, same_type};
@@ -52,7 +52,8 @@ impl LakeSink {
         LakeSink { lake, cpu }
     }
 
-    async fn create(&self, table: &TableName, wanted: &Table) -> Result<()> {
+    async fn create(&self, table: &TableName, wanted: &Table, divisions: &Divisions) -> Result<()> {
+        let property = divisions.property()?;
         let mapping = Mapping::of(&wanted.schema)?;
         let (root, log) = (
             self.lake.root().to_owned(),
@@ -75,13 +76,13 @@ impl LakeSink {
             .create();
         let created = builder
             .with_columns(columns.fields().cloned())
-            .with_partition_columns(
-                wanted
-                    .divisions
-                    .iter()
-                    .map(|division| division.column.clone()),
-            )
-            .with_configuration([("delta.checkpointInterval", Some(CHECKPOINT_INTERVAL))])
+            .with_partition_columns(divisions.value_columns().cloned())
+            .with_configuration([
+                ("delta.checkpointInterval", Some(CHECKPOINT_INTERVAL)),
+                (PROPERTY, property.as_deref()),
+            ])
+            // The property is ours.
+            .with_raise_if_key_not_exists(false)
             // With the crate's retries two creates can both succeed, the second over the first.
             .with_commit_properties(CommitProperties::default().with_max_retries(0))
             .await;
@@ -123,6 +124,67 @@ impl Sink for LakeSink {
         })
     }
 
+    async fn check_writable(&self) -> Result<()> {
+        let (root, disk) = (self.lake.root().to_owned(), self.lake.disk().clone());
+        self.cpu
+            .run(move || {
+                // Only writing tells: permissions, a read-only file system, a quota.
+                let path = root.join(format!(".strait-{}", uuid::Uuid::new_v4()));
+                let written = disk.write(&path, b"").and_then(|()| disk.remove(&path));
+                written.map_err(|error| {
+                    let what = format!(
+                        "the lake {} cannot be written by this agent",
+                        root.display()
+                    );
+                    Error::config(what).with_source(error)
+                })
+            })
+            .await
+    }
+
+    async fn accept_loss(&self, table: &TableName) -> Result<u64> {
+        let context = || format!("table {table}");
+        for attempt in 0..ATTACH_TRIES_MAX {
+            let opened = self.lake.open(table, None).await?;
+            check_writable(&opened).with_context(context)?;
+            let ledger = Ledger::load_damaged(&opened).await?;
+            let missing = ledger.missing();
+            let count = missing.len() as u64;
+            if count == 0 {
+                return Ok(0);
+            }
+            // Whatever is under way was begun by who is not known any more.
+            let epoch = Epoch(ledger.epoch.0 + 1);
+            let run = RunId::random();
+            let file = LedgerFile::new(&opened.directory, run);
+            let entry = Entry::new(run, epoch, Event::Lost(missing));
+            let (written, disk) = (file.clone(), self.lake.disk().clone());
+            let directory = opened.directory.clone();
+            self.cpu
+                .run(move || {
+                    let made = written.path.parent().unwrap_or(&directory);
+                    disk.keep_directories(&directory, made)?;
+                    written.write(&disk, &entry)
+                })
+                .await?;
+            let change = Change {
+                actions: Vec::new(),
+                replaces: false,
+            };
+            let raises = Condition::Raises(ledger.epoch);
+            let tried = try_commit(&self.lake, table, &opened, raises, &file, change).await?;
+            if let Tried::Landed(_) = tried {
+                return Ok(count);
+            }
+            let (disk, path) = (self.lake.disk().clone(), file.path);
+            self.cpu.run(move || disk.remove(&path)).await?;
+            pause(attempt).await;
+        }
+        Err(Error::unavailable(format!(
+            "table {table}: other writers were faster {ATTACH_TRIES_MAX} times"
+        )))
+    }
+
     async fn space(&self) -> Result<Option<Space>> {
         let root = self.lake.root().to_owned();
         self.cpu
@@ -145,26 +207,7 @@ impl Sink for LakeSink {
 
     async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
         let context = || format!("table {table}");
-        if let Some(other) = wanted
-            .divisions
-            .iter()
-            .find(|division| division.kind != DivisionKind::Value)
-        {
-            return Err(Error::refused(format!(
-                "table {table} is divided by ranges or hashes of {}; the lake can only be divided by values",
-                other.column
-            )));
-        }
-        for division in &wanted.divisions {
-            let field = wanted
-                .schema
-                .field_with_name(&division.column)
-                .or_error(Kind::Schema, table)?;
-            // What no partition value can be is found before any row moves.
-            partition_values::check_type(field.data_type())
-                .with_context(|| format!("column {}", division.column))
-                .with_context(context)?;
-        }
+        let divisions = Divisions::of(&wanted.divisions, &wanted.schema).with_context(context)?;
         let mut prepared = Prepared::default();
         if self.lake.exists(table)? {
             let opened = self.lake.open(table, None).await?;
@@ -183,8 +226,7 @@ impl Sink for LakeSink {
                 ));
                 prepared.lacking.push(field.name().clone());
             }
-            prepared.foreign =
-                epoch(&opened).await?.0 == 0 && !Listing::load(&opened, table).await?.is_empty();
+            prepared.foreign = is_foreign(&opened, table).await?;
             return Ok(prepared);
         }
         Mapping::of(&wanted.schema).with_context(context)?;
@@ -195,7 +237,8 @@ impl Sink for LakeSink {
         }
         prepared.created.push(format!("table {table}"));
         if !dry_run {
-            self.create(table, wanted).await.with_context(context)?;
+            let created = self.create(table, wanted, &divisions).await;
+            created.with_context(context)?;
             self.lake.disk().step(Step::Return)?;
         }
         Ok(prepared)
@@ -345,11 +388,28 @@ impl Sink for LakeSink {
         let opened = self.lake.open(table, None).await?;
         let accounts = Ledger::load(&opened).await?.accounts();
         let listing = Listing::load(&opened, table).await?;
+        listing.check_named(table, selection)?;
         let selection = selection.clone();
         let work = move || holdings(&listing, accounts, &selection, seen);
         let holdings = self.cpu.run(work).await?;
         Ok(futures::stream::iter(holdings.into_iter().map(Ok)).boxed())
     }
+}
+
+/// Whether there are rows that no run has put there, as far as the ledger knows.
+async fn is_foreign(opened: &Opened, table: &TableName) -> Result<bool> {
+    if epoch(opened).await?.0 == 0 {
+        return Ok(!Listing::load(opened, table).await?.has_no_files());
+    }
+    let ledger = Ledger::load(opened).await?;
+    if ledger.given_up.is_empty() {
+        return Ok(false);
+    }
+    let known: HashSet<String> = (ledger.accounts().into_values())
+        .flat_map(|account| account.files)
+        .collect();
+    let listing = Listing::load(opened, table).await?;
+    Ok(!listing.has_only(&known))
 }
 
 /// What a table has of the selected partitions, in order of key, looked at at `seen`: nanoseconds since 1970 in UTC.
@@ -426,6 +486,12 @@ fn check_claim(ledger: &Ledger, claim: &Claim) -> Result<()> {
             claim.table, open.run, open.agent, open.run, open.run
         )));
     }
+    if ledger.has_lost(claim.run) {
+        return Err(Error::refused(format!(
+            "the ledger of table {} has lost what run {} had copied, and it was given up; begin a new run, with --mode mirror or replace",
+            claim.table, claim.run
+        )));
+    }
     if let Some(first) = ledger.first_claim(claim.run)
         && first.job != claim.job
     {
@@ -464,22 +530,11 @@ fn namesake<'a>(schema: &'a Schema, name: &str) -> Option<&'a Field> {
 /// Checks that rows of `wanted` can be appended to a table.
 fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
     check_writable(opened)?;
-    let divisions: Vec<&str> = wanted
-        .divisions
-        .iter()
-        .map(|division| division.column.as_str())
-        .collect();
-    if divisions
-        != opened
-            .partition_columns
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-    {
+    if wanted.divisions != opened.divisions.levels() {
         return Err(Error::refused(format!(
             "the source divides by ({}), the sink by ({}); a table that is divided otherwise cannot be appended to yet",
-            divisions.join(", "),
-            opened.partition_columns.join(", ")
+            division_text(&wanted.divisions),
+            division_text(opened.divisions.levels())
         )));
     }
     let here = opened.mapping.original();

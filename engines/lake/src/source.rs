@@ -129,6 +129,7 @@ impl Source for LakeSource {
         // Before it is looked at: what comes later may be newer than what was seen.
         let seen = now_ns();
         let listing = self.listings.newest(&self.lake, table).await?;
+        listing.check_named(table, selection)?;
         let selection = selection.clone();
         let partitions = (0..listing.len()).filter_map(move |at| match listing.key(at) {
             Ok(key) if selection.excludes(&key) => None,

@@ -13,7 +13,7 @@ use deltalake::kernel::engine::arrow_conversion::TryIntoArrow;
 use deltalake::kernel::{Add, Remove};
 use deltalake::logstore::LogStoreRef;
 use futures::TryStreamExt;
-use strait_common::engine::{Division, DivisionKind, Table};
+use strait_common::engine::Table;
 use strait_common::ids::TableName;
 use strait_common::key::{Cell, PartitionKey};
 use strait_common::{Context, Error, Kind, OrError, Result};
@@ -21,8 +21,11 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::disk::Disk;
+use crate::divisions::{Divisions, Names, Unnamed};
 use crate::durable::DurableStore;
 use crate::features;
+use crate::ledger::Ledger;
+use crate::listing::local_path;
 use crate::load_error::load_error;
 use crate::partition_values;
 use crate::types::{Mapping, same_type};
@@ -49,7 +52,9 @@ pub struct Opened {
     pub directory: PathBuf,
     /// Its columns.
     pub mapping: Mapping,
-    /// The columns that divide it.
+    /// How it is divided.
+    pub divisions: Divisions,
+    /// Delta's partition columns: those of the VALUE levels.
     pub partition_columns: Vec<String>,
     name: TableName,
     log: LogStoreRef,
@@ -231,9 +236,13 @@ impl Opened {
             .try_into_arrow()
             .or_error(Kind::Refused, context())?;
         let mapping = Mapping::from_stored(&schema).with_context(context)?;
-        let partition_columns = configuration.metadata().partition_columns().to_vec();
+        let metadata = configuration.metadata();
+        let partition_columns = metadata.partition_columns().to_vec();
+        let (properties, columns) = (metadata.configuration(), mapping.original());
+        let divisions = Divisions::read(properties, &partition_columns, columns);
         Ok(Opened {
             directory,
+            divisions: divisions.with_context(context)?,
             mapping,
             partition_columns,
             name: table.clone(),
@@ -269,22 +278,18 @@ impl Opened {
 
     /// The table for the contract.
     pub fn table(&self, name: &TableName) -> Table {
-        let division = |column: &String| Division {
-            column: column.clone(),
-            kind: DivisionKind::Value,
-        };
         Table {
             name: name.clone(),
             schema: Arc::clone(self.mapping.original()),
-            divisions: self.partition_columns.iter().map(division).collect(),
+            divisions: self.divisions.levels().to_vec(),
         }
     }
 
-    /// The key of the rows in a file with these partition values.
+    /// What the rows in a file with these partition values have in common: the key of their partition where values alone divide the table.
     ///
     /// # Errors
     /// `Corrupt` if a value is not of its column's type.
-    pub fn key(&self, values: &HashMap<String, Option<String>>) -> Result<PartitionKey> {
+    pub fn value_key(&self, values: &HashMap<String, Option<String>>) -> Result<PartitionKey> {
         let parts = self.partition_columns.iter().map(|column| {
             let field = self
                 .mapping
@@ -306,30 +311,24 @@ impl Opened {
     /// # Errors
     /// `Refused`, by name, for a key that the table cannot hold.
     pub fn values(&self, key: &PartitionKey) -> Result<HashMap<String, Option<String>>> {
-        let columns: Vec<&String> = key.parts().iter().map(|(column, _)| column).collect();
-        if !columns.iter().copied().eq(self.partition_columns.iter()) {
-            return Err(Error::refused(format!(
-                "the table is divided by ({}), the key {key} is not",
-                self.partition_columns.join(", ")
-            )));
+        values_of(&self.divisions, &self.mapping, key)
+    }
+
+    /// Which partition each file belongs to, where the log does not say.
+    ///
+    /// # Errors
+    /// As [`Names::load`].
+    pub async fn names(&self) -> Result<Option<Names>> {
+        if self.divisions.by_values_alone() {
+            return Ok(None);
         }
-        let values = key.parts().iter().map(|(column, cell)| {
-            let field = self
-                .mapping
-                .original()
-                .field_with_name(column)
-                .or_error(Kind::Corrupt, "partition column")?;
-            let text = partition_values::to_text(cell, field.data_type())
-                .with_context(|| format!("column {column}"))?;
-            Ok((column.clone(), text))
-        });
-        values.collect()
+        Names::load(self.directory.clone()).await.map(Some)
     }
 
     /// What removes the files of these partitions.
     ///
     /// # Errors
-    /// As [`Lake::open`]; `Corrupt` if a partition value cannot be read.
+    /// As [`Lake::open`]; `Corrupt` if a partition value cannot be read; `Refused` if unnamed files may have rows of them.
     pub async fn removes(&self, keys: &HashSet<PartitionKey>) -> Result<Vec<Remove>> {
         if keys.is_empty() {
             return Ok(Vec::new());
@@ -338,15 +337,59 @@ impl Opened {
         let error = |error| load_error(name, version, error);
         let snapshot = deltalake::kernel::Snapshot::try_new(self.log.as_ref(), version).await;
         let snapshot = snapshot.map_err(error)?;
+        let names = self.names().await?;
+        let mut unnamed = Unnamed::default();
         let mut files = snapshot.file_views(self.log.as_ref(), None);
         let mut removes = Vec::new();
         while let Some(file) = files.try_next().await.map_err(error)? {
-            if keys.contains(&self.key(&file.partition_values_map())?) {
+            let values = self.value_key(&file.partition_values_map())?;
+            let goes = match &names {
+                None => keys.contains(&values),
+                Some(names) => {
+                    let path = local_path(&file.path())?;
+                    let key = names.key(&self.divisions, &path, &values)?;
+                    if key.is_none() {
+                        unnamed.add(values, &path);
+                    }
+                    key.is_some_and(|key| keys.contains(&key))
+                }
+            };
+            if goes {
                 removes.push(file.remove_action(true));
             }
         }
+        if !unnamed.is_empty() {
+            // Files can be unnamed because the ledger is damaged: then that is what must be mended.
+            Ledger::load(self).await?;
+            let concerned: HashSet<_> = (keys.iter())
+                .map(|key| self.divisions.values_of(key))
+                .collect();
+            unnamed.check(name, |values| concerned.contains(values))?;
+        }
         Ok(removes)
     }
+}
+
+/// The partition values of a key of a table that is divided like this, as the log holds them.
+///
+/// # Errors
+/// `Refused`, by name, for a key that the table cannot hold.
+pub fn values_of(
+    divisions: &Divisions,
+    mapping: &Mapping,
+    key: &PartitionKey,
+) -> Result<HashMap<String, Option<String>>> {
+    let columns = mapping.original();
+    divisions.check(key, columns)?;
+    let values = divisions.value_columns().map(|column| {
+        let field = columns.field_with_name(column);
+        let field = field.or_error(Kind::Corrupt, "partition column")?;
+        let cell = key.cell(column).unwrap_or(&Cell::Null);
+        let text = partition_values::to_text(cell, field.data_type())
+            .with_context(|| format!("column {column}"))?;
+        Ok((column.clone(), text))
+    });
+    values.collect()
 }
 
 /// What an Add must be before it is committed: the crate commits others, and the table cannot be opened after that.
@@ -369,7 +412,7 @@ pub fn check_add(opened: &Opened, add: &Add) -> Result<()> {
             "its partition columns are {columns:?}, the table's {expected:?}"
         ));
     }
-    opened.key(&add.partition_values)?;
+    opened.value_key(&add.partition_values)?;
     let size = std::fs::metadata(opened.directory.join(&add.path))
         .or_error(Kind::Internal, &add.path)?
         .len();
@@ -424,7 +467,8 @@ pub fn check_columns(opened: &Opened, file: &SchemaRef) -> Result<()> {
 /// A directory name for a partition that every file system and reader takes: letters, digits and `-_.=` as they are, the rest as `%XX`.
 pub fn directory_name(key: &PartitionKey, values: &HashMap<String, Option<String>>) -> PathBuf {
     let mut path = PathBuf::new();
-    for (column, cell) in key.parts() {
+    let of_values = |(column, _): &&(String, Cell)| values.contains_key(column);
+    for (column, cell) in key.parts().iter().filter(of_values) {
         let text = match (cell, values.get(column).and_then(Option::as_deref)) {
             (Cell::Null, _) | (_, None) => "__HIVE_DEFAULT_PARTITION__".to_owned(),
             (_, Some(text)) => escaped(text),

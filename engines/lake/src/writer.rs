@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use strait_common::engine::{
     Disposition, Finished, Mark, Partition, PartitionWriter, Position, Receipt, Version,
 };
-use strait_common::key::PartitionKey;
-use strait_common::{Error, Kind, OrError, Result};
+use strait_common::key::{Cell, PartitionKey};
+use strait_common::selection::in_range;
+use strait_common::{Context, Error, Kind, OrError, Result};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::attachment::{Request, Shared, lock};
@@ -133,18 +134,16 @@ impl Writer {
         let (key, first, after) = (self.key.clone(), self.rows, std::mem::take(&mut self.after));
         let (stage, epoch) = (self.shared.stage.clone(), self.shared.epoch);
         let rows = records.num_rows() as u64;
+        let fields = records.schema();
+        let in_log = |name: &String| self.shared.divisions.value_columns().any(|of| of == name);
+        let in_file = (0..fields.fields().len()).filter(|&at| !in_log(fields.field(at).name()));
+        let in_file: Vec<usize> = in_file.collect();
         let work = move || {
             check_key(&records, &key, first)?;
             let stored = mapping.to_stored(&records)?;
             drop(records);
-            let columns = stored
-                .schema_ref()
-                .fields()
-                .iter()
-                .enumerate()
-                .filter(|(_, field)| key.cell(field.name()).is_none());
             let stored = stored
-                .project(&columns.map(|(at, _)| at).collect::<Vec<_>>())
+                .project(&in_file)
                 .or_error(Kind::Internal, "project")?;
             let mut file = match after {
                 After::Few(mut few, mut bytes) => {
@@ -316,7 +315,7 @@ fn check_schema(table: &Mapping, records: &RecordBatch) -> Result<Mapping> {
     Mapping::of(&schema)
 }
 
-/// Every row must have the key's values.
+/// Every row must have the key's values, and be in its ranges; rows without a value can be in any. Which bucket a row is in only its own engine knows.
 fn check_key(records: &RecordBatch, key: &PartitionKey, first_row: u64) -> Result<()> {
     for (name, cell) in key.parts() {
         let column = records.column_by_name(name).ok_or_else(|| {
@@ -324,13 +323,26 @@ fn check_key(records: &RecordBatch, key: &PartitionKey, first_row: u64) -> Resul
                 "the rows lack column {name}, which divides the table"
             ))
         })?;
-        let expected = Scalar::new(column_of(cell, column.data_type(), 1)?);
-        let same = arrow::compute::kernels::cmp::not_distinct(&column, &expected)
-            .or_error(Kind::Schema, format!("column {name}"))?;
-        if same.true_count() != same.len() {
-            let row = (0..same.len()).find(|&row| !same.value(row)).unwrap_or(0);
+        let context = || format!("column {name}");
+        let fits = match cell {
+            Cell::Bucket { .. } => continue,
+            Cell::Range { from, to } => {
+                in_range(column, from.as_ref(), to.as_ref()).with_context(context)?
+            }
+            Cell::Null | Cell::Value(_) => {
+                let expected = Scalar::new(column_of(cell, column.data_type(), 1)?);
+                arrow::compute::kernels::cmp::not_distinct(&column, &expected)
+                    .or_error(Kind::Schema, context())?
+            }
+        };
+        let is_other = |row: &usize| fits.is_valid(*row) && !fits.value(*row);
+        if let Some(row) = (0..fits.len()).find(is_other) {
+            let is = match cell {
+                Cell::Range { .. } => "in ",
+                _ => "",
+            };
             return Err(Error::corrupt(format!(
-                "column {name}, row {}: the value is not {cell}, as its partition says",
+                "column {name}, row {}: the value is not {is}{cell}, as its partition says",
                 first_row + row as u64
             )));
         }

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use strait_common::cpu::CpuPool;
 use strait_common::{Error, Result};
-use strait_conformance::{Durable, Fault, Faults, Harness, Process};
+use strait_conformance::{Divided, Durable, Fault, Faults, Harness, Process};
 use strait_lake::disk::{Disk, Recorder, Step};
 
-struct Lake;
+struct Lake(Divided);
 
 struct LakeDurable {
     directory: tempfile::TempDir,
@@ -74,6 +74,10 @@ impl Harness for Lake {
         Ok(Box::new(LakeDurable { directory }))
     }
 
+    fn divided(&self) -> Divided {
+        self.0
+    }
+
     fn reads_old_versions(&self) -> bool {
         true
     }
@@ -105,4 +109,16 @@ fn run<F: Future>(case: F) -> F::Output {
     runtime.block_on(case)
 }
 
-strait_conformance::suite!(Lake, |case| run(case));
+strait_conformance::suite!(Lake(Divided::Values), |case| run(case));
+
+/// Buckets within Delta's own partitions.
+mod by_value_and_buckets {
+    use super::*;
+    strait_conformance::suite!(Lake(Divided::ValueAndBuckets), |case| run(case));
+}
+
+/// A table that Delta knows as one without partitions.
+mod by_range_and_buckets {
+    use super::*;
+    strait_conformance::suite!(Lake(Divided::RangeAndBuckets), |case| run(case));
+}

@@ -10,6 +10,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
+use strait_common::division::{check_key, division_text};
 use strait_common::engine::{
     Attachment, Begun, Claim, Confirmed, Disposition, Finished, Holding, Mark, Outcome, Partition,
     PartitionWriter, Position, PositionState, Prepared, Publish, Receipt, Sink, SinkLimits, Space,
@@ -353,8 +354,9 @@ fn fits(held: &Table, wanted: &Table) -> Result<()> {
     }
     if held.divisions != wanted.divisions {
         return Err(Error::refused(format!(
-            "table {name} is divided by {:?} here and by {:?} there; make it anew",
-            held.divisions, wanted.divisions
+            "table {name} is divided by ({}) here and by ({}) there; make it anew",
+            division_text(&held.divisions),
+            division_text(&wanted.divisions)
         )));
     }
     Ok(())
@@ -455,6 +457,8 @@ impl Attachment for MemoryAttachment {
             if let Some(receipt) = table.receipt(self.run, key) {
                 return Ok(Err(receipt.clone()));
             }
+            let shape = &table.table;
+            check_key(&shape.divisions, &shape.schema, key)?;
             let chunks = match from {
                 None => Vec::new(),
                 Some(from) => {

@@ -196,7 +196,7 @@ async fn busy(
             }
             _ = ticks.tick(), if honest.opened => {
                 let since_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-                let alive = Reply::Alive(v1::Alive { phase: phase.into(), since_ms });
+                let alive = Reply::Alive(v1::Alive { phase: phase.into(), since_ms, ..v1::Alive::default() });
                 if replies.send(reply(alive)).await.is_err() {
                     return Ok(());
                 }

@@ -211,6 +211,24 @@ impl CopyByHand {
         self.send = None;
     }
 
+    /// The next `Alive`; whatever else comes before it is passed over.
+    ///
+    /// # Panics
+    /// If none comes within [`crate::WAIT_MAX`], or the stream ends.
+    pub async fn alive(&mut self) -> v1::Alive {
+        let next = async {
+            loop {
+                let reply = self.replies.message().await.expect("the stream goes on");
+                match reply.expect("the stream goes on").body {
+                    Some(Reply::Alive(alive)) => return alive,
+                    _ => continue,
+                }
+            }
+        };
+        let next = tokio::time::timeout(crate::WAIT_MAX, next).await;
+        next.expect("the sink says that it is alive")
+    }
+
     /// The next answer but `Alive`; none at the end of the stream.
     ///
     /// # Errors

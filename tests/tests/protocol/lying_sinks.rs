@@ -1,6 +1,7 @@
 //! The real source agent against a sink by hand that answers what was not asked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use strait_proto::v1;
@@ -522,4 +523,54 @@ async fn a_sink_that_answers_in_another_protocol_is_refused_before_a_run_begins(
         assert_eq!(error.kind(), strait_common::Kind::Refused, "{error}");
     }
     ends_well(&lakes, sink, &source).await;
+}
+
+/// It is no failure that a sink stops: a run that may not retry once goes on with the sink that comes after it. One that says so
+/// for ever, and never does anything, is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_stops_is_attached_to_again_without_a_retry() {
+    for stops in [1, 1000] {
+        let lakes = Lakes::filled(DAYS, ROWS).await;
+        let sink = SinkByHand::start().await;
+        let left = AtomicU32::new(stops);
+        sink.lies(Lie::Copy(Arc::new(move |asked, honest| {
+            let counts = Ordering::SeqCst;
+            let stops = matches!(asked, Asked::Open(_))
+                && left
+                    .fetch_update(counts, counts, |left| left.checked_sub(1))
+                    .is_ok();
+            if stops {
+                // Before a frame can be sent, so that nothing is done in between.
+                return vec![Some(Reply::Alive(v1::Alive {
+                    draining: true,
+                    ..v1::Alive::default()
+                }))];
+            }
+            honest.into_iter().map(Some).collect()
+        })));
+        let source = SourceAgent::start_with(&lakes, &sink.url(), |config| {
+            config.retries_max = 0;
+            config.retry_wait_max = Duration::from_millis(20);
+        })
+        .await;
+        let operator = source.operator();
+        let id = operator.start().await;
+        let run = operator.ended(&id).await;
+        let progress = run.progress.clone().expect("figures");
+        if stops == 1 {
+            assert_eq!(run.status, "done", "{run:?}");
+            assert_eq!((run.attempts, progress.retries), (2, 0), "{run:?}");
+            assert_eq!(sink.copies(), 2);
+        } else {
+            assert_eq!(
+                (run.status.as_str(), run.kind.as_str()),
+                ("failed", "unavailable"),
+                "{run:?}"
+            );
+            assert!(
+                run.message.contains("the sink agent is stopping"),
+                "{run:?}"
+            );
+        }
+    }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use strait_common::Kind;
 use strait_common::engine::{
-    Begun, Cursor, Disposition, Division, DivisionKind, Finished, Position,
+    Begun, Cursor, Disposition, Division, DivisionKind, Finished, Partition, Position,
 };
+use strait_common::key::{Cell, PartitionKey};
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
@@ -24,7 +25,7 @@ pub async fn prepare_makes_the_table_once_and_a_dry_run_makes_nothing(
     let durable = harness.create().await?;
     let process = durable.open().await?;
     let sink = &process.store.sink;
-    let table = data::table(true)?;
+    let table = data::table_of(Some(harness.divided()))?;
     let dry = sink
         .prepare(&table.name, &table, true)
         .await
@@ -58,7 +59,7 @@ pub async fn prepare_makes_the_table_once_and_a_dry_run_makes_nothing(
 /// A column that is there with another type is refused before a row moves.
 pub async fn prepare_refuses_another_type(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let mut other = data::table(true)?;
+    let mut other = data::table_of(Some(harness.divided()))?;
     let fields = other.schema.fields().iter().map(|field| {
         if field.name() == "price" {
             Arc::new(Field::new("price", DataType::Utf8, true))
@@ -85,12 +86,12 @@ pub async fn prepare_refuses_another_type(harness: &dyn Harness) -> Check {
 /// Columns that the table lacks are named, then added once; rows that are there are null in them, and rows come with them. What divides a table is never added.
 pub async fn columns_that_are_missing_are_added_once(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, other, _] = three_parts()?;
+    let [part, other, _] = three_parts(harness)?;
     world
         .copied(1, std::slice::from_ref(&part), Disposition::Append)
         .await?;
     let name = world.table.clone();
-    let mut wider = data::table(true)?;
+    let mut wider = data::table_of(Some(harness.divided()))?;
     let more = [
         Field::new("volume", DataType::Int64, false),
         Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, None), true),
@@ -119,6 +120,11 @@ pub async fn columns_that_are_missing_are_added_once(harness: &dyn Harness) -> C
     world.restart().await?;
     let described = world.process.store.source.describe(&name).await;
     let described = described.at("describe")?;
+    ensure!(
+        described.divisions == wider.divisions,
+        "with more columns the table is divided by {}",
+        strait_common::division::division_text(&described.divisions)
+    );
     let nullable = described.schema.field_with_name("volume").ok();
     ensure!(
         nullable.is_some_and(Field::is_nullable),
@@ -142,7 +148,7 @@ pub async fn columns_that_are_missing_are_added_once(harness: &dyn Harness) -> C
     }
     let attachment = world.attach(2).await?;
     copy(attachment.as_ref(), &other, Disposition::Append).await?;
-    let mut divided = data::table(true)?;
+    let mut divided = data::table_of(Some(harness.divided()))?;
     divided.divisions.push(Division {
         column: "venue".to_owned(),
         kind: DivisionKind::Value,
@@ -164,10 +170,10 @@ pub async fn columns_that_are_missing_are_added_once(harness: &dyn Harness) -> C
 pub async fn killed_while_adding_columns_they_are_there_or_not(harness: &dyn Harness) -> Check {
     for step in 1..=STEPS_MAX {
         let mut world = World::new(harness).await?;
-        let [part, ..] = three_parts()?;
+        let [part, ..] = three_parts(harness)?;
         world.copied(1, &[part], Disposition::Append).await?;
         world.restart().await?;
-        let mut wider = data::table(true)?;
+        let mut wider = data::table_of(Some(harness.divided()))?;
         let fields = wider.schema.fields().iter().cloned();
         let volume = Arc::new(Field::new("volume", DataType::Int64, true));
         wider.schema = Arc::new(Schema::new(fields.chain([volume]).collect::<Vec<_>>()));
@@ -232,7 +238,7 @@ pub async fn a_new_run_has_no_positions(harness: &dyn Harness) -> Check {
 /// The heart of the contract.
 pub async fn nothing_is_visible_before_finish_and_everything_after(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, other, _] = three_parts()?;
+    let [part, other, _] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     append_durably(&mut writer, &part, 0, 4).await?;
@@ -262,7 +268,7 @@ pub async fn a_checkpoint_survives_a_crash_and_the_run_goes_on_from_it(
     harness: &dyn Harness,
 ) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let mut held = None;
     for (from, to) in [(0, 3), (3, 4), (4, 9)] {
         let attachment = world.attach(1).await?;
@@ -295,7 +301,7 @@ pub async fn a_checkpoint_survives_a_crash_and_the_run_goes_on_from_it(
 /// What was only appended does not count after a crash.
 pub async fn rows_without_a_checkpoint_are_lost_by_a_crash(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     append(&mut writer, &part, 0, 10).await?;
@@ -311,7 +317,7 @@ pub async fn rows_without_a_checkpoint_are_lost_by_a_crash(harness: &dyn Harness
 /// The last rows, here all of them, go straight into the publication.
 pub async fn a_finish_needs_no_checkpoint(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     append(&mut writer, &part, 0, 10).await?;
@@ -346,7 +352,7 @@ async fn late_writer(
 /// A repeated `finish` answers with the receipt that the ledger has, and changes nothing.
 pub async fn finishing_twice_finds_it_done(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     if let Some(late) = late_writer(&world, &part).await? {
         let receipt = part.receipt()?;
         let finished = late.finish(receipt.clone()).await.at("finish again")?;
@@ -362,7 +368,7 @@ pub async fn finishing_twice_finds_it_done(harness: &dyn Harness) -> Check {
 /// A partition has one receipt in a run: another one means that something is broken.
 pub async fn finishing_with_another_receipt_is_corrupt(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     if let Some(late) = late_writer(&world, &part).await? {
         let mut receipt = part.receipt()?;
         receipt.rows += 1;
@@ -378,7 +384,7 @@ pub async fn begin_of_a_committed_partition_answers_with_its_receipt(
     harness: &dyn Harness,
 ) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     copy(attachment.as_ref(), &part, Disposition::Append).await?;
     let mut attachments = vec![attachment];
@@ -402,10 +408,44 @@ pub async fn begin_of_a_committed_partition_answers_with_its_receipt(
     world.ensure_visible(&[part], "after begin").await
 }
 
+/// Whatever it lacks or has beside: B would hold rows where nobody looks for them.
+pub async fn a_key_of_another_division_is_refused_by_name(harness: &dyn Harness) -> Check {
+    let world = World::new(harness).await?;
+    let [part, ..] = three_parts(harness)?;
+    let mut swapped = part.key.parts().to_vec();
+    swapped.reverse();
+    let bucket = Cell::Bucket { index: 3, count: 7 };
+    let other_bucket = vec![part.key.parts()[0].clone(), ("symbol".to_owned(), bucket)];
+    let others = [
+        PartitionKey::default(),
+        PartitionKey::new(part.key.parts()[..1].to_vec())?,
+        PartitionKey::new(swapped)?,
+        PartitionKey::new(other_bucket)?,
+    ];
+    let attachment = world.attach(1).await?;
+    for key in others {
+        let partition = Partition {
+            key: key.clone(),
+            ..part.partition()
+        };
+        let begun = attachment.begin(&partition, Disposition::Append, None);
+        let what = format!("begin of {}", key.label());
+        let error = ensure_kind(begun.await, Kind::Refused, &what)?;
+        ensure!(
+            error.to_string().contains(&key.label()),
+            "{what}: the error does not name it: {error}"
+        );
+    }
+    copy(attachment.as_ref(), &part, Disposition::Append).await?;
+    world
+        .ensure_visible(&[part], "after keys that were refused")
+        .await
+}
+
 /// The rows of the earlier writer do not come back.
 pub async fn begin_from_the_start_discards_what_is_staged(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     append_durably(&mut writer, &part, 0, 6).await?;
@@ -427,7 +467,7 @@ pub async fn begin_from_the_start_discards_what_is_staged(harness: &dyn Harness)
 /// Rows of an older version must not be mixed with those of the newer one.
 pub async fn a_position_of_another_version_is_not_gone_on_from(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     append_durably(&mut writer, &part, 0, 6).await?;
@@ -452,7 +492,7 @@ pub async fn a_position_of_another_version_is_not_gone_on_from(harness: &dyn Har
 /// The caller's word for a position is not enough.
 pub async fn a_position_that_the_store_does_not_hold_is_corrupt(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, other, _] = three_parts()?;
+    let [part, other, _] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     let held = append_durably(&mut writer, &part, 0, 6).await?;
@@ -502,7 +542,7 @@ pub async fn a_position_that_the_store_does_not_hold_is_corrupt(harness: &dyn Ha
 /// The same attempt may open the partition again; rows since the last checkpoint are gone.
 pub async fn a_dropped_writer_leaves_what_it_checkpointed(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     let held = append_durably(&mut writer, &part, 0, 5).await?;
@@ -519,7 +559,7 @@ pub async fn a_dropped_writer_leaves_what_it_checkpointed(harness: &dyn Harness)
 /// Old rows go in the same act; other partitions stay.
 pub async fn replace_puts_the_rows_in_the_place_of_the_old_ones(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, other, _] = three_parts()?;
+    let [part, other, _] = three_parts(harness)?;
     let first = [part.clone(), other.clone()];
     world.copied(1, &first, Disposition::Append).await?;
     let changed = part.changed("v2", 400..404);
@@ -537,7 +577,7 @@ pub async fn replace_puts_the_rows_in_the_place_of_the_old_ones(harness: &dyn Ha
 /// A partition that A has emptied is emptied at B.
 pub async fn replace_by_no_rows_leaves_none(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, other, _] = three_parts()?;
+    let [part, other, _] = three_parts(harness)?;
     let first = [part.clone(), other.clone()];
     world.copied(1, &first, Disposition::Append).await?;
     let emptied = part.changed("v2", 0..0);
@@ -548,7 +588,7 @@ pub async fn replace_by_no_rows_leaves_none(harness: &dyn Harness) -> Check {
 /// Another run's rows stay.
 pub async fn append_joins_the_rows_that_are_there(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let more = part.changed("v2", 400..404);
     world
         .copied(1, std::slice::from_ref(&part), Disposition::Append)
@@ -562,7 +602,7 @@ pub async fn append_joins_the_rows_that_are_there(harness: &dyn Harness) -> Chec
 /// A receipt that outlives its rows would make a later run believe that they are there.
 pub async fn a_dropped_partition_is_gone_with_its_receipt(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, other, _] = three_parts()?;
+    let [part, other, _] = three_parts(harness)?;
     let first = [part.clone(), other.clone()];
     world.copied(1, &first, Disposition::Append).await?;
     let attachment = world.attach(2).await?;
@@ -602,7 +642,7 @@ pub async fn receipts_are_those_in_effect_in_order_of_key(harness: &dyn Harness)
         world.receipts().await?.is_empty(),
         "an empty table has receipts"
     );
-    let [a, b, c] = three_parts()?;
+    let [a, b, c] = three_parts(harness)?;
     let newer = b.changed("v2", 400..404);
     let first = [c.clone(), b.clone()];
     world.copied(1, &first, Disposition::Append).await?;

@@ -7,7 +7,7 @@ use super::{
     World, append, append_durably, attach, begin_append, copy, ensure_committed, position,
     positions, three_parts,
 };
-use crate::data::{self, Part};
+use crate::data;
 use crate::{At, Check, Harness, Process, ensure, ensure_kind};
 
 /// Through restarts, and from run to run.
@@ -36,7 +36,7 @@ pub async fn each_attempt_has_a_higher_epoch(harness: &dyn Harness) -> Check {
 /// In one process.
 pub async fn every_act_of_an_older_attempt_is_fenced(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    fenced(&world, &world.process).await
+    fenced(harness, &world, &world.process).await
 }
 
 /// Across processes, which is what a number in memory cannot do.
@@ -45,12 +45,12 @@ pub async fn every_act_of_an_older_attempt_is_fenced_from_another_process(
 ) -> Check {
     let world = World::new(harness).await?;
     let second = world.durable.open().await?;
-    fenced(&world, &second).await
+    fenced(harness, &world, &second).await
 }
 
-async fn fenced(world: &World, second: &Process) -> Check {
-    let [a, b, c] = three_parts()?;
-    let old_part = Part::new(Some(19_999), Some("IBM"), 1..5)?;
+async fn fenced(harness: &dyn Harness, world: &World, second: &Process) -> Check {
+    let [a, b, c] = three_parts(harness)?;
+    let old_part = harness.divided().part(Some(19_999), Some("IBM"), 1..5)?;
     world
         .copied(9, std::slice::from_ref(&old_part), Disposition::Append)
         .await?;
@@ -145,7 +145,7 @@ pub async fn another_run_is_refused_while_a_claim_is_open(harness: &dyn Harness)
 /// To be refused must not raise the epoch.
 pub async fn a_refused_attempt_disturbs_nothing(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     append_durably(&mut writer, &part, 0, 5).await?;
@@ -207,7 +207,7 @@ pub async fn the_claim_is_what_was_taken_first(harness: &dyn Harness) -> Check {
 /// Its answer may be lost, so it is repeated: by the same attempt, and by a later one.
 pub async fn completing_twice_is_harmless(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     copy(attachment.as_ref(), &part, Disposition::Append).await?;
     attachment.complete(Outcome::Done).await.at("complete")?;
@@ -239,7 +239,7 @@ pub async fn completing_twice_is_harmless(harness: &dyn Harness) -> Check {
 /// What is committed stays.
 pub async fn an_abandoned_run_leaves_nothing_staged(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [done, half, _] = three_parts()?;
+    let [done, half, _] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     copy(attachment.as_ref(), &done, Disposition::Append).await?;
     let mut writer = begin_append(attachment.as_ref(), &half).await?;
@@ -264,7 +264,7 @@ pub async fn an_abandoned_run_leaves_nothing_staged(harness: &dyn Harness) -> Ch
 /// So it can leave out what is there already, and knows who put it there.
 pub async fn a_later_run_sees_what_earlier_ones_committed(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [a, b, c] = three_parts()?;
+    let [a, b, c] = three_parts(harness)?;
     let first = [a.clone(), b.clone()];
     world.copied(1, &first, Disposition::Append).await?;
     let newer = b.changed("v2", 400..404);
@@ -297,7 +297,7 @@ pub async fn a_later_run_sees_what_earlier_ones_committed(harness: &dyn Harness)
 /// Nobody but the run itself can know what its staged rows mean.
 pub async fn a_later_run_does_not_see_what_an_earlier_one_staged(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     append_durably(&mut writer, &part, 0, 5).await?;
@@ -317,7 +317,7 @@ pub async fn a_later_run_does_not_see_what_an_earlier_one_staged(harness: &dyn H
 /// What it still has under way must not be found by a later attempt, which another run may have come before.
 pub async fn an_attempt_that_has_ended_its_claim_writes_no_more(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [a, b, c] = three_parts()?;
+    let [a, b, c] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut to_checkpoint = begin_append(attachment.as_ref(), &a).await?;
     append_durably(&mut to_checkpoint, &a, 0, 2).await?;

@@ -66,7 +66,7 @@ pub async fn holdings_are_what_is_there_with_its_receipts_in_effect(
 ) -> Check {
     let mut world = World::new(harness).await?;
     ensure_held(&world, &[], "when empty").await?;
-    let [a, b, c] = three_parts()?;
+    let [a, b, c] = three_parts(harness)?;
     world
         .copied(1, &[c.clone(), a.clone()], Disposition::Append)
         .await?;
@@ -96,7 +96,7 @@ pub async fn holdings_are_what_is_there_with_its_receipts_in_effect(
 /// Partitions whose keys a selection excludes are left out.
 pub async fn holdings_are_those_of_the_selection(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let parts = three_parts()?;
+    let parts = three_parts(harness)?;
     world.copied(1, &parts, Disposition::Append).await?;
     for condition in ["symbol = 'IBM'", "day > '2024-10-04'", "symbol is null"] {
         let spec = SelectionSpec {
@@ -140,7 +140,7 @@ pub async fn a_confirmed_receipt_takes_the_place_of_those_before_it(
     harness: &dyn Harness,
 ) -> Check {
     let mut world = World::new(harness).await?;
-    let [a, b, _] = three_parts()?;
+    let [a, b, _] = three_parts(harness)?;
     copied_in_halves(&world, &a, &b).await?;
     let held = holdings(&world, None).await?;
     let attachment = world.attach(3).await?;
@@ -183,7 +183,7 @@ pub async fn a_confirmed_receipt_takes_the_place_of_those_before_it(
 pub async fn killed_while_confirming_receipts_are_old_or_new(harness: &dyn Harness) -> Check {
     for step in 1..=STEPS_MAX {
         let mut world = World::new(harness).await?;
-        let [a, b, _] = three_parts()?;
+        let [a, b, _] = three_parts(harness)?;
         let (first, second) = copied_in_halves(&world, &a, &b).await?;
         world.restart().await?;
         let held = holdings(&world, None).await?;

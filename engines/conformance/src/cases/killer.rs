@@ -18,27 +18,26 @@ pub(crate) const STEPS_MAX: u64 = 10_000;
 
 /// Partition after partition.
 pub async fn killed_between_every_two_calls(harness: &dyn Harness) -> Check {
-    let parts = three_parts()?;
+    let parts = three_parts(harness)?;
     kill(harness, &Life::new(1, parts.to_vec())?, &[]).await
 }
 
 /// All partitions open at once.
 pub async fn killed_while_partitions_are_written_in_turns(harness: &dyn Harness) -> Check {
-    let mut life = Life::new(1, three_parts()?.to_vec())?;
+    let mut life = Life::new(1, three_parts(harness)?.to_vec())?;
     life.interleaved = true;
     kill(harness, &life, &[]).await
 }
 
 /// The one partition whose key has no part.
 pub async fn killed_while_a_table_without_partitions_is_copied(harness: &dyn Harness) -> Check {
-    let mut life = Life::new(1, vec![Part::whole_table(0..10)])?;
-    life.divided = false;
+    let life = Life::new(1, vec![Part::whole_table(0..10)])?;
     kill(harness, &life, &[]).await
 }
 
 /// One partition replaced by other rows, one by none, one that was not there.
 pub async fn killed_while_replacing_readers_see_old_or_new(harness: &dyn Harness) -> Check {
-    let [a, b, c] = three_parts()?;
+    let [a, b, c] = three_parts(harness)?;
     let newer = vec![a.changed("v2", 400..408), b.changed("v2", 500..500), c];
     let mut life = Life::new(2, newer)?;
     life.disposition = Disposition::Replace;
@@ -183,7 +182,7 @@ fn ensure_old_or_new(visible: &[crate::Row], life: &Life, before: &[Part]) -> Ch
 /// The partition and its receipt go together, and a repeated drop ends what was begun.
 pub async fn killed_while_dropping_readers_see_all_or_nothing(harness: &dyn Harness) -> Check {
     for step in 1..=STEPS_MAX {
-        let parts = three_parts()?;
+        let parts = three_parts(harness)?;
         let durable = seeded(harness, &parts).await?;
         let process = durable.open().await?;
         process.faults.at(step, Fault::Crash);
@@ -265,7 +264,7 @@ pub async fn overtaken_by_another_run_after_abandon_at_every_step(harness: &dyn 
 async fn overtake(harness: &dyn Harness, overtaker: Overtaker) -> Check {
     for interleaved in [false, true] {
         for step in 1..=STEPS_MAX {
-            let mut life = Life::new(1, three_parts()?.to_vec())?;
+            let mut life = Life::new(1, three_parts(harness)?.to_vec())?;
             life.interleaved = interleaved;
             let place = format!("overtaken at step {step}, interleaved: {interleaved}");
             if !overtaken_at(harness, &life, overtaker, step)

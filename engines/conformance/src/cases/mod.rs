@@ -36,7 +36,7 @@ impl World {
     pub(crate) async fn with(harness: &dyn Harness, divided: bool) -> Check<World> {
         let durable = harness.create().await.at("making a store")?;
         let process = durable.open().await.at("opening it")?;
-        let table = data::table(divided)?;
+        let table = data::table_of(divided.then(|| harness.divided()))?;
         let prepared = process.store.sink.prepare(&table.name, &table, false);
         prepared.await.at("prepare")?;
         Ok(World {
@@ -238,12 +238,13 @@ pub(crate) fn ensure_committed(position: Option<&Position>, part: &Part, run: u1
     Ok(())
 }
 
-/// Three partitions of one table, the third of two levels with null.
-pub(crate) fn three_parts() -> Result<[Part; 3]> {
+/// Three partitions of one table: two of them of one day, two of one symbol.
+pub(crate) fn three_parts(harness: &dyn Harness) -> Result<[Part; 3]> {
+    let by = harness.divided();
     Ok([
-        Part::new(Some(20_000), Some("IBM"), 100..110)?,
-        Part::new(Some(20_001), Some("IBM"), 200..207)?,
-        Part::new(Some(20_001), Some("MSFT"), 300..305)?,
+        by.part(Some(20_000), Some("IBM"), 100..110)?,
+        by.part(Some(20_001), Some("IBM"), 200..207)?,
+        by.part(Some(20_001), Some("MSFT"), 300..305)?,
     ])
 }
 
@@ -294,6 +295,7 @@ cases! {
         finishing_twice_finds_it_done
         finishing_with_another_receipt_is_corrupt
         begin_of_a_committed_partition_answers_with_its_receipt
+        a_key_of_another_division_is_refused_by_name
         begin_from_the_start_discards_what_is_staged
         a_position_of_another_version_is_not_gone_on_from
         a_position_that_the_store_does_not_hold_is_corrupt

@@ -19,7 +19,7 @@ use crate::{At, Check, Failure, Harness, ensure};
 /// Two open writers, in turns, with a crash between.
 pub async fn two_partitions_can_be_written_in_turns(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [a, b, _] = three_parts()?;
+    let [a, b, _] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut first = begin_append(attachment.as_ref(), &a).await?;
     let mut second = begin_append(attachment.as_ref(), &b).await?;
@@ -47,7 +47,7 @@ pub async fn two_partitions_can_be_written_in_turns(harness: &dyn Harness) -> Ch
 
 /// The order of `begin` binds nothing.
 pub async fn partitions_can_finish_in_any_order(harness: &dyn Harness) -> Check {
-    let parts = three_parts()?;
+    let parts = three_parts(harness)?;
     for order in [[2, 0, 1], [1, 2, 0]] {
         let world = World::new(harness).await?;
         let attachment = world.attach(1).await?;
@@ -76,7 +76,7 @@ pub async fn partitions_can_finish_at_once(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
     let parts: Vec<Part> = (0..8)
         .map(|i| {
-            Part::new(
+            harness.divided().part(
                 Some(20_000 + i),
                 Some("IBM"),
                 i64::from(i) * 10..i64::from(i) * 11,
@@ -107,8 +107,8 @@ pub async fn partitions_can_finish_at_once(harness: &dyn Harness) -> Check {
 /// The predicate selected none of its rows: it counts as done all the same.
 pub async fn a_partition_without_rows_is_committed(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let [other, ..] = three_parts()?;
-    let empty = Part::new(Some(20_005), Some("IBM"), 0..0)?;
+    let [other, ..] = three_parts(harness)?;
+    let empty = harness.divided().part(Some(20_005), Some("IBM"), 0..0)?;
     let attachment = world.attach(1).await?;
     copy(attachment.as_ref(), &empty, Disposition::Append).await?;
     copy(attachment.as_ref(), &other, Disposition::Append).await?;
@@ -157,7 +157,7 @@ pub async fn a_table_without_partitions_has_one(harness: &dyn Harness) -> Check 
 /// At the start, between rows, before a checkpoint and at the end.
 pub async fn batches_without_rows_change_nothing(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     for (from, to) in [(0, 0), (0, 4), (4, 4)] {
@@ -174,7 +174,7 @@ pub async fn batches_without_rows_change_nothing(harness: &dyn Harness) -> Check
 /// Small ones, with checkpoints among them.
 pub async fn many_batches_arrive_in_full(harness: &dyn Harness) -> Check {
     let mut world = World::new(harness).await?;
-    let part = Part::new(Some(20_000), Some("IBM"), 0..400)?;
+    let part = harness.divided().part(Some(20_000), Some("IBM"), 0..400)?;
     let attachment = world.attach(1).await?;
     let mut writer = begin_append(attachment.as_ref(), &part).await?;
     for batch in 0..100 {
@@ -231,7 +231,9 @@ pub async fn odd_keys_are_held_exactly_or_refused_by_name(harness: &dyn Harness)
     let attachment = world.attach(1).await?;
     let mut held = Vec::new();
     for (i, (symbol, may_refuse)) in (0_i64..).zip(all) {
-        let part = Part::new(Some(20_000), symbol, i * 10..i * 10 + 3)?;
+        let part = harness
+            .divided()
+            .part(Some(20_000), symbol, i * 10..i * 10 + 3)?;
         match copy(attachment.as_ref(), &part, Disposition::Append).await {
             Ok(()) => held.push(part),
             Err(failure) if may_refuse && failure.kind() == Some(Kind::Refused) => {
@@ -243,7 +245,7 @@ pub async fn odd_keys_are_held_exactly_or_refused_by_name(harness: &dyn Harness)
             Err(failure) => return Err(failure.at(format_args!("symbol {symbol:?}"))),
         }
     }
-    let no_day = Part::new(None, None, 900..903)?;
+    let no_day = harness.divided().part(None, None, 900..903)?;
     copy(attachment.as_ref(), &no_day, Disposition::Append)
         .await
         .at("two nulls")?;
@@ -294,7 +296,7 @@ pub async fn odd_keys_are_held_exactly_or_refused_by_name(harness: &dyn Harness)
 /// A value of a megabyte, in a column of small ones.
 pub async fn wide_values_come_back_as_they_were(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let part = Part::new(Some(20_000), Some("IBM"), 0..6)?;
+    let part = harness.divided().part(Some(20_000), Some("IBM"), 0..6)?;
     let rows = part.rows(0, 6)?;
     let wide = "wide ".repeat(1 << 18);
     let note: ArrayRef = Arc::new(StringArray::from(vec![

@@ -81,7 +81,7 @@ pub async fn the_table_is_described_as_it_was_prepared(harness: &dyn Harness) ->
     for divided in [true, false] {
         let world = World::with(harness, divided).await?;
         let table = Reader::new(&world).await?.table;
-        let wanted = data::table(divided)?;
+        let wanted = data::table_of(divided.then(|| harness.divided()))?;
         ensure!(table.name == wanted.name, "the name is {}", table.name);
         let columns = |table: &Table| -> Vec<_> {
             let fields = table.schema.fields().iter();
@@ -128,9 +128,9 @@ pub async fn an_unknown_table_is_an_error_that_names_those_there_are(
 /// However they were written, with the number of rows where it is known.
 pub async fn partitions_are_listed_in_order_of_key(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [a, b, c] = three_parts()?;
-    let early = Part::new(Some(-5), Some("Z"), 600..602)?;
-    let null = Part::new(None, Some("IBM"), 700..702)?;
+    let [a, b, c] = three_parts(harness)?;
+    let early = harness.divided().part(Some(-5), Some("Z"), 600..602)?;
+    let null = harness.divided().part(None, Some("IBM"), 700..702)?;
     let written = [c, a, null, early, b];
     world.copied(1, &written, Disposition::Append).await?;
     let listed = Reader::new(&world).await?.partitions().await?;
@@ -159,7 +159,7 @@ pub async fn partitions_are_listed_in_order_of_key(harness: &dyn Harness) -> Che
 /// Those and no others.
 pub async fn partitions_that_the_selection_excludes_are_left_out(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let parts = three_parts()?;
+    let parts = three_parts(harness)?;
     world.copied(1, &parts, Disposition::Append).await?;
     let mut reader = Reader::new(&world).await?;
     let all = reader.partitions().await?;
@@ -188,7 +188,7 @@ pub async fn partitions_that_the_selection_excludes_are_left_out(harness: &dyn H
 /// The rows after a cursor are exactly the rest, in the same order.
 pub async fn a_read_resumes_from_every_cursor(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let part = Part::new(Some(20_000), Some("IBM"), 0..60)?;
+    let part = harness.divided().part(Some(20_000), Some("IBM"), 0..60)?;
     let attachment = world.attach(1).await?;
     let mut writer = super::begin_append(attachment.as_ref(), &part).await?;
     for start in [0, 20, 40] {
@@ -228,7 +228,7 @@ pub async fn a_read_resumes_from_every_cursor(harness: &dyn Harness) -> Check {
 /// In the wanted order.
 pub async fn a_read_gives_only_the_wanted_columns(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let [part, ..] = three_parts()?;
+    let [part, ..] = three_parts(harness)?;
     world
         .copied(1, std::slice::from_ref(&part), Disposition::Append)
         .await?;
@@ -272,7 +272,7 @@ pub async fn a_read_gives_only_the_wanted_columns(harness: &dyn Harness) -> Chec
 /// And leaves nothing that keeps others from reading or writing.
 pub async fn a_dropped_read_stops(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let part = Part::new(Some(20_000), Some("IBM"), 0..200)?;
+    let part = harness.divided().part(Some(20_000), Some("IBM"), 0..200)?;
     world
         .copied(1, std::slice::from_ref(&part), Disposition::Append)
         .await?;
@@ -314,7 +314,7 @@ pub async fn equal_partitions_have_equal_versions_and_changed_ones_others(
     harness: &dyn Harness,
 ) -> Check {
     let mut world = World::new(harness).await?;
-    let [part, other, third] = three_parts()?;
+    let [part, other, third] = three_parts(harness)?;
     let first = [part.clone(), other.clone()];
     world.copied(1, &first, Disposition::Append).await?;
     let versions = async |world: &World| -> Check<_> {
@@ -358,7 +358,7 @@ pub async fn equal_partitions_have_equal_versions_and_changed_ones_others(
 pub async fn an_older_version_is_moved_or_read_exactly(harness: &dyn Harness) -> Check {
     for disposition in [Disposition::Append, Disposition::Replace] {
         let world = World::new(harness).await?;
-        let part = Part::new(Some(20_000), Some("IBM"), 0..60)?;
+        let part = harness.divided().part(Some(20_000), Some("IBM"), 0..60)?;
         world
             .copied(1, std::slice::from_ref(&part), Disposition::Append)
             .await?;
@@ -402,7 +402,7 @@ pub async fn an_older_version_is_moved_or_read_exactly(harness: &dyn Harness) ->
 /// What `verify` relies on.
 pub async fn what_is_read_back_has_the_digest_of_its_receipt(harness: &dyn Harness) -> Check {
     let world = World::new(harness).await?;
-    let parts = three_parts()?;
+    let parts = three_parts(harness)?;
     world.copied(1, &parts, Disposition::Append).await?;
     let reader = Reader::new(&world).await?;
     for part in &parts {
