@@ -1,7 +1,7 @@
 //! What the lake promises beyond what every engine does: about Delta's log and other writers of it, about power cuts, and about what a table may hold.
 //!
 //! `history` is about logs that others clean up and rewrite, `attempts` about two processes and about answers that are lost, `durability` about the order of
-//! acts on the disk, `foreign` about tables that others made, `opens` about tables that cannot be opened, `listings` about their files, `keys` about values of partition columns.
+//! acts on the disk, `foreign` about tables that others made, `opens` about tables that cannot be opened, `listings` about their files, `keys` about values of partition columns, `vacuum` about what may go.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,4 +13,5 @@ mod keys;
 mod listings;
 mod opens;
 mod trace;
+mod vacuum;
 mod world;
