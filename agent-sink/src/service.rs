@@ -36,6 +36,8 @@ const WINDOW_FRAMES_MAX: u32 = 256;
 pub const FRAME_BYTES_MAX: u64 = 16 << 20;
 /// Replies that may wait for the source beside those that the window bounds.
 const REPLIES_MAX: usize = 64;
+/// The least that a vacuum keeps of what readers may need.
+const VACUUM_RETENTION_MS_MIN: u64 = 3_600_000;
 /// Keys of one `Digest` call.
 const DIGEST_KEYS_MAX: usize = 1000;
 
@@ -375,6 +377,35 @@ impl Shared {
         };
         let work = |replies| async move { read.holdings(&replies).await };
         Ok(self.answering(request.peer_timeout_ms, alive, work))
+    }
+
+    async fn do_vacuum(&self, request: v1::VacuumRequest) -> Result<v1::VacuumReply> {
+        let (id, store) = self.target(request.target)?;
+        if request.retention_ms < VACUUM_RETENTION_MS_MIN {
+            return Err(Error::config(format!(
+                "a retention of {} s would take files from under readers that are at work; write at least 1h",
+                request.retention_ms / 1000
+            )));
+        }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now_ms = now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+        let before_ms = i64::try_from(now_ms.saturating_sub(request.retention_ms)).unwrap_or(0);
+        // An attach waits, so that nobody takes up what is being removed.
+        let attaching = self.tables.attaching(&id);
+        let _attaching = attaching.lock().await;
+        let vacuumed = store
+            .sink
+            .vacuum(&id.table, before_ms, request.dry_run)
+            .await?;
+        tracing::info!(table = %id.table, files = vacuumed.files, bytes = vacuumed.bytes, staged_files = vacuumed.staged_files,
+            staged_bytes = vacuumed.staged_bytes, dry_run = request.dry_run, "vacuumed");
+        Ok(v1::VacuumReply {
+            files: vacuumed.files,
+            bytes: vacuumed.bytes,
+            staged_files: vacuumed.staged_files,
+            staged_bytes: vacuumed.staged_bytes,
+            paths: vacuumed.listed.into_iter().map(|file| file.path).collect(),
+        })
     }
 
     fn do_get_tables(
@@ -721,6 +752,19 @@ impl Transfer for Service {
         Ok(to_the_end(
             &self.0.streams,
             async move { service.do_drop(request).await },
+        )
+        .await
+        .map(Response::new)?)
+    }
+
+    async fn vacuum(
+        &self,
+        request: tonic::Request<v1::VacuumRequest>,
+    ) -> Result<Response<v1::VacuumReply>, Status> {
+        let (service, request) = (Arc::clone(&self.0), request.into_inner());
+        Ok(to_the_end(
+            &self.0.streams,
+            async move { service.do_vacuum(request).await },
         )
         .await
         .map(Response::new)?)

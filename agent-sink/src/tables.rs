@@ -104,7 +104,7 @@ impl Tables {
         sink: &Arc<dyn Sink>,
         claim: &Claim,
     ) -> Result<Attached> {
-        let attaching = self.with(id, |entry| Arc::clone(&entry.attaching));
+        let attaching = self.attaching(id);
         let _attaching = attaching.lock().await;
         let older = self.with(id, |entry| entry.newest.clone());
         if let Some(older) = &older {
@@ -150,6 +150,11 @@ impl Tables {
         };
         self.with(id, |entry| entry.newest = Some(attached.clone()));
         Ok(attached)
+    }
+
+    /// Held while nobody may attach to a table in this process.
+    pub fn attaching(&self, id: &TableId) -> Arc<tokio::sync::Mutex<()>> {
+        self.with(id, |entry| Arc::clone(&entry.attaching))
     }
 
     /// The attachment of this attempt.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use agent_sink::local::LocalSink;
 use strait_bundle::Bundle;
@@ -17,11 +17,13 @@ use strait_common::state_dir::StateDir;
 use strait_common::{Error, Result};
 use tokio_util::task::TaskTracker;
 
+use crate::group::{self, LiveGroup};
 use crate::job;
 use crate::link::Link;
 use crate::pace::Pacer;
 use crate::runner::{self, Live};
-use crate::runs::{RunRow, RunStore};
+use crate::runs::{GroupId, GroupRow, RunRow, RunStore};
+use crate::schedule::desk::Desk;
 use crate::settings::Config;
 
 /// The source agent's shared state.
@@ -39,6 +41,8 @@ pub struct Agent {
     pub shutdown: Shutdown,
     /// Streams of answers to operators, for a clean stop.
     pub answers: TaskTracker,
+    /// The jobs.
+    pub desk: Desk,
     stores: BTreeMap<String, Store>,
     state_dir: StateDir,
     /// A connection that stays open: with the last one SQLite removes the files beside the store, and needs room to make them again, which what only
@@ -48,6 +52,8 @@ pub struct Agent {
     live: Mutex<HashMap<RunId, Arc<Live>>>,
     /// Sinks over directories that somebody writes to.
     local_sinks: Mutex<HashMap<PathBuf, Weak<LocalSink>>>,
+    /// A std mutex: held for look-ups only.
+    live_groups: Mutex<HashMap<GroupId, Arc<LiveGroup>>>,
     driven: TaskTracker,
     /// Held from the last look at what is under way until a new run is stored, so that a job asked for twice at once is begun once.
     pub(crate) starting: tokio::sync::Mutex<()>,
@@ -78,10 +84,12 @@ impl Agent {
             cpu,
             shutdown,
             answers: TaskTracker::new(),
+            desk: Desk::default(),
             stores,
             state_dir,
             live: Mutex::default(),
             local_sinks: Mutex::default(),
+            live_groups: Mutex::default(),
             driven: TaskTracker::new(),
             starting: tokio::sync::Mutex::new(()),
             config,
@@ -232,6 +240,43 @@ impl Agent {
         self.driven
             .spawn(tracing::Instrument::instrument(drive, span));
         Ok(begun)
+    }
+
+    /// Begins to drive a stored group, unless it is driven already; `again` says that runs of it which have ended go on.
+    pub fn drive_group(self: &Arc<Self>, group: &GroupRow, again: bool) -> Arc<LiveGroup> {
+        let mut groups = self.groups();
+        if let Some(live) = groups.get(&group.id) {
+            return Arc::clone(live);
+        }
+        let live = Arc::new(LiveGroup::new(group.id, self.shutdown.child()));
+        groups.insert(group.id, Arc::clone(&live));
+        let (agent, group, driven) = (Arc::clone(self), group.clone(), Arc::clone(&live));
+        self.driven.spawn(async move {
+            let id = group.id;
+            group::drive(Arc::clone(&agent), Arc::clone(&driven), group, again).await;
+            // Whoever looks for it now finds what is stored.
+            agent.groups().remove(&id);
+            driven.is_over();
+        });
+        live
+    }
+
+    /// Begins to drive a stored group that has not ended.
+    pub fn drive_group_if_active(self: &Arc<Self>, group: &GroupRow) {
+        if group.status.is_active() {
+            self.drive_group(group, false);
+        }
+    }
+
+    /// The group, if it is under way.
+    pub fn live_group(&self, id: GroupId) -> Option<Arc<LiveGroup>> {
+        self.groups().get(&id).cloned()
+    }
+
+    fn groups(&self) -> MutexGuard<'_, HashMap<GroupId, Arc<LiveGroup>>> {
+        self.live_groups
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The run, if it is under way.

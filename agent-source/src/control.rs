@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait_common::engine::Disposition;
+use strait_common::clock::now_ns;
 use strait_common::error::Kind;
 use strait_common::ids::RunId;
 use strait_common::{Error, Result};
@@ -15,12 +15,19 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::agent::Agent;
 use crate::answers::Answers;
+use crate::asked::Asked;
+use crate::job::Place;
 use crate::plan::{self, Started};
 use crate::receipts;
+use crate::resume;
 use crate::runner::{Live, Snapshot};
 use crate::runs::{PartitionRow, RunRow, Totals};
+use crate::schedule::desk;
 use crate::tables;
 use crate::verify;
+
+mod groups;
+mod jobs;
 
 /// How often a watched run is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -103,7 +110,8 @@ impl Operators {
     }
 
     async fn do_start(&self, request: v1::StartRunRequest) -> Result<v1::StartRunReply, Status> {
-        match plan::start(&self.0, request).await? {
+        let asked = Asked::by_operator(request, now_ns())?;
+        match plan::start(&self.0, asked).await? {
             Started::New(row) => {
                 let warnings = row.warnings.clone();
                 Ok(v1::StartRunReply {
@@ -133,55 +141,7 @@ impl Operators {
 
     async fn do_resume(&self, id: &str) -> Result<v1::Run> {
         let row = self.find(id).await?;
-        if row.status == crate::runs::Status::Abandoned {
-            return Err(Error::refused(format!(
-                "run {} was abandoned; begin a new one",
-                row.id
-            )));
-        }
-        if row.status == crate::runs::Status::Partial
-            && row.job.mode.disposition() == Disposition::Replace
-        {
-            return Err(Error::refused(format!(
-                "run {} has ended partial, and others may have written since: its plan could put older rows in the place of newer ones. Begin a new run \
-                 with --mode mirror, which copies only what is left",
-                row.id
-            )));
-        }
-        let id = row.id;
-        if self
-            .0
-            .live(id)
-            .is_none_or(|live| !live.snapshot().row.status.is_active())
-        {
-            let store = self.0.open_store()?;
-            let active = self.0.cpu.run(move || store.active()).await?;
-            if let Some(busy) = active
-                .iter()
-                .find(|busy| busy.id != id && busy.job.spec.to == row.job.spec.to)
-            {
-                return Err(Error::refused(format!(
-                    "run {} is under way on the same target",
-                    busy.id
-                )));
-            }
-            let row = RunRow {
-                ended_at: 0,
-                message: String::new(),
-                kind: None,
-                status: crate::runs::Status::Running,
-                ..row.clone()
-            };
-            let (store, stored) = (self.0.open_store()?, row.clone());
-            self.0
-                .cpu
-                .run(move || {
-                    store.renew_retries(stored.id)?;
-                    store.update(&stored)
-                })
-                .await?;
-            self.0.drive(row)?;
-        }
+        resume::run(&self.0, &row).await?;
         self.shown(row).await
     }
 
@@ -276,6 +236,137 @@ impl Control for Operators {
     type ListPartitionsStream = Answer<v1::PartitionPage>;
     type ListTablesStream = Answer<v1::TableInfo>;
     type ListReceiptsStream = Answer<v1::ReceiptPage>;
+    type WatchGroupStream = Answer<v1::Group>;
+
+    async fn apply_job(
+        &self,
+        request: Request<v1::ApplyJobRequest>,
+    ) -> Result<Response<v1::ApplyJobReply>, Status> {
+        Ok(Response::new(
+            self.do_apply_job(&request.into_inner().file).await?,
+        ))
+    }
+
+    async fn list_jobs(
+        &self,
+        _: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsReply>, Status> {
+        Ok(Response::new(self.do_list_jobs().await))
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<v1::GetJobRequest>,
+    ) -> Result<Response<v1::GetJobReply>, Status> {
+        Ok(Response::new(self.do_get_job(request.into_inner()).await?))
+    }
+
+    async fn run_job(
+        &self,
+        request: Request<v1::JobRequest>,
+    ) -> Result<Response<v1::RunJobReply>, Status> {
+        Ok(Response::new(
+            self.do_run_job(&request.into_inner().name).await?,
+        ))
+    }
+
+    async fn enable_job(
+        &self,
+        request: Request<v1::JobRequest>,
+    ) -> Result<Response<v1::JobReply>, Status> {
+        desk::enable(&self.0, &request.into_inner().name, true).await?;
+        Ok(Response::new(v1::JobReply {}))
+    }
+
+    async fn disable_job(
+        &self,
+        request: Request<v1::JobRequest>,
+    ) -> Result<Response<v1::JobReply>, Status> {
+        desk::enable(&self.0, &request.into_inner().name, false).await?;
+        Ok(Response::new(v1::JobReply {}))
+    }
+
+    async fn remove_job(
+        &self,
+        request: Request<v1::JobRequest>,
+    ) -> Result<Response<v1::JobReply>, Status> {
+        desk::remove(&self.0, &request.into_inner().name).await?;
+        Ok(Response::new(v1::JobReply {}))
+    }
+
+    async fn vacuum_table(
+        &self,
+        request: Request<v1::VacuumTableRequest>,
+    ) -> Result<Response<v1::VacuumReply>, Status> {
+        let request = request.into_inner();
+        let to: Place = request.table.parse().map_err(Status::from)?;
+        let link = self.0.link(&to.name)?;
+        let reply = link.vacuum(&to, request.retention_ms, request.dry_run);
+        Ok(Response::new(reply.await?))
+    }
+
+    async fn start_group(
+        &self,
+        request: Request<v1::StartGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        Ok(Response::new(
+            self.do_start_group(request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<v1::ListGroupsRequest>,
+    ) -> Result<Response<v1::ListGroupsReply>, Status> {
+        Ok(Response::new(
+            self.do_list_groups(request.into_inner().limit).await?,
+        ))
+    }
+
+    async fn get_group(
+        &self,
+        request: Request<v1::GetGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        Ok(Response::new(
+            self.do_get_group(&request.into_inner().id).await?,
+        ))
+    }
+
+    async fn watch_group(
+        &self,
+        request: Request<v1::GetGroupRequest>,
+    ) -> Result<Response<Self::WatchGroupStream>, Status> {
+        let (operators, id) = (self.clone(), request.into_inner().id);
+        let work = |_, answers| async move { operators.do_watch_group(&id, answers).await };
+        Ok(Response::new(self.stream(work)))
+    }
+
+    async fn cancel_group(
+        &self,
+        request: Request<v1::GetGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        Ok(Response::new(
+            self.do_cancel_group(&request.into_inner().id).await?,
+        ))
+    }
+
+    async fn resume_group(
+        &self,
+        request: Request<v1::GetGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        Ok(Response::new(
+            self.do_resume_group(&request.into_inner().id).await?,
+        ))
+    }
+
+    async fn match_tables(
+        &self,
+        request: Request<v1::MatchTablesRequest>,
+    ) -> Result<Response<v1::MatchTablesReply>, Status> {
+        Ok(Response::new(
+            self.do_match_tables(request.into_inner()).await?,
+        ))
+    }
 
     async fn start_run(
         &self,

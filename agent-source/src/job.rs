@@ -164,25 +164,10 @@ impl TryFrom<v1::Selectors> for Spec {
                 "--from {from}: a source is one store, write STORE:DATABASE/TABLE"
             )));
         }
-        let some = |text: String| {
-            if text.trim().is_empty() {
-                None
-            } else {
-                Some(text)
-            }
-        };
         Ok(Spec {
             from,
             to,
-            selection: SelectionSpec {
-                predicate: selectors.r#where.and_then(some),
-                columns: if selectors.columns.is_empty() {
-                    None
-                } else {
-                    Some(selectors.columns)
-                },
-                zone: some(selectors.zone),
-            },
+            selection: crate::asked::selection(selectors.clone()),
             partitions: KeyPatterns(selectors.partitions),
             receipts: match selectors.receipts {
                 path if path.is_empty() => None,
@@ -243,6 +228,17 @@ pub enum Check {
     Versions,
     /// By digests, always.
     Digests,
+}
+
+/// Which partitions come first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Those with the least keys.
+    #[default]
+    Oldest,
+    /// Those with the greatest keys.
+    Newest,
 }
 
 impl Mode {

@@ -10,24 +10,30 @@
 
 pub mod agent;
 pub mod answers;
+pub mod asked;
 pub mod chosen;
 pub mod compare;
 pub mod compression;
 pub mod control;
+pub mod group;
 pub mod job;
 pub mod link;
 pub mod overlap;
 pub mod pace;
+pub mod pattern;
 pub mod plan;
 pub mod receipts;
+pub mod resume;
 pub mod run;
 pub mod runner;
 pub mod runs;
+pub mod schedule;
 pub mod session;
 pub mod settings;
 pub mod stream;
 pub mod tables;
 pub mod verify;
+pub mod widen;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -138,6 +144,15 @@ pub async fn run(agent: Arc<Agent>, listener: TcpListener) -> Result<()> {
         tracing::info!(run = %row.id.short(), from = %row.job.spec.from, to = %row.job.spec.to, "resuming");
         agent.drive(row)?;
     }
+    let store = agent.open_store()?;
+    for group in agent.cpu.run(move || store.active_groups()).await? {
+        tracing::info!(group = %group.id, from = %group.request.from, to = %group.request.to, "resuming");
+        agent.drive_group(&group, false);
+    }
+    schedule::desk::load(&agent).await?;
+    agent
+        .answers
+        .spawn(schedule::desk::keep(Arc::clone(&agent)));
     let draining = agent.shutdown.clone();
     // The server's own setting does not reach sockets that it is handed. Without this a credit or an ack waits 40 ms for the peer's delayed ACK.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

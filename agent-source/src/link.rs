@@ -238,6 +238,27 @@ impl Link {
         .await
     }
 
+    /// Removes files of a table that no reader needs any more, or only names them.
+    ///
+    /// # Errors
+    /// What the sink says; `Unavailable` if it cannot be reached.
+    pub async fn vacuum(
+        &self,
+        to: &Place,
+        retention_ms: u64,
+        dry_run: bool,
+    ) -> Result<v1::VacuumReply> {
+        let request = v1::VacuumRequest {
+            target: Some(target(to)),
+            retention_ms,
+            dry_run,
+        };
+        self.bounded("vacuum", async {
+            Ok(self.client().vacuum(request).await?.into_inner())
+        })
+        .await
+    }
+
     /// The open claim on the table, if there is one: run, agent, job.
     ///
     /// # Errors

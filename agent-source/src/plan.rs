@@ -16,15 +16,17 @@ use strait_proto::v1;
 
 use crate::agent::Agent;
 use crate::answers::Answers;
+use crate::asked::{Asked, Lacking, Terms};
 use crate::chosen::Arrived;
 use crate::compare::Sides;
-use crate::job::{Job, Mode, Spec};
+use crate::job::{Job, Mode, Order, Spec};
 use crate::link::{self, Held, Link, Window};
 use crate::overlap::Overlaps;
 use crate::pace;
 use crate::run::{Earlier, Look, earlier, look};
 use crate::runner;
 use crate::runs::{RunRow, Status};
+use crate::widen::widen;
 
 /// Room that B must have beyond what the copied partitions take at A: its files are not A's.
 const ROOM_MARGIN_PERCENT: u64 = 10;
@@ -218,9 +220,8 @@ impl Planned {
     }
 
     /// Whether B's rows are of somebody else, and nobody has said what happens to them.
-    fn check_foreign(&self, asked: Option<v1::Mode>) -> Result<()> {
-        let named = asked.unwrap_or_default().kind() != v1::mode::Kind::Unspecified;
-        if named || !self.reply.foreign {
+    fn check_foreign(&self, mode_named: bool) -> Result<()> {
+        if mode_named || !self.reply.foreign {
             return Ok(());
         }
         Err(Error::refused(format!(
@@ -375,52 +376,62 @@ pub struct Streams {
 ///
 /// # Errors
 /// As [`plan`].
-pub async fn start(agent: &Arc<Agent>, request: v1::StartRunRequest) -> Result<Started> {
-    check_bandwidth(agent, request.bandwidth_max)?;
-    let policy = request.schema_policy();
-    let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
-    let mode = Mode::try_from(request.mode)?;
-    match under_way(agent, &spec, mode).await? {
+pub async fn start(agent: &Arc<Agent>, mut asked: Asked) -> Result<Started> {
+    let Terms {
+        mode,
+        mode_named,
+        columns_lacking,
+        streams,
+        bandwidth_max,
+        without_room,
+        order,
+        ..
+    } = asked.terms.clone();
+    check_bandwidth(agent, bandwidth_max)?;
+    let policy = v1::SchemaPolicy::from(columns_lacking);
+    match under_way(agent, &asked).await? {
         // The job of its run may have fewer columns than were asked for.
-        Some(Started::Owned(..)) if policy == v1::SchemaPolicy::Ignore => {}
+        Some(Started::Owned(..)) if columns_lacking == Lacking::Ignore => {}
         Some(started) => return Ok(started),
         None => {}
     }
-    let planned = plan(agent, spec, mode, now_ns(), policy).await?;
-    let spec = planned.job.spec.clone();
-    if let Some(started) = under_way(agent, &spec, mode).await? {
+    asked.spec.selection = widen(agent, &asked).await?;
+    let planned = plan(agent, asked.spec.clone(), mode, asked.now, policy).await?;
+    asked.spec = planned.job.spec.clone();
+    if let Some(started) = under_way(agent, &asked).await? {
         return Ok(started);
     }
     // Whatever is refused is refused before anything is made at B.
-    if let Some((owner, name, _)) = planned.link.claim(&spec.to).await? {
-        return owned(agent, owner, &name, &spec).await;
+    if let Some((owner, name, _)) = planned.link.claim(&asked.spec.to).await? {
+        return owned(agent, owner, &name, &asked).await;
     }
-    planned.check_foreign(request.mode)?;
-    planned
-        .check_partitions(agent, request.without_room)
-        .await?;
+    planned.check_foreign(mode_named)?;
+    planned.check_partitions(agent, without_room).await?;
     let planned = planned.make(agent, policy).await?;
     // Whoever asked for the same in the meantime has begun it by now, or waits here.
     let _starting = agent.starting.lock().await;
-    if let Some(started) = under_way(agent, &spec, mode).await? {
+    if let Some(started) = under_way(agent, &asked).await? {
         return Ok(started);
     }
     let limits = Limits {
-        streams: request.streams,
-        bandwidth_max: request.bandwidth_max,
+        streams,
+        bandwidth_max,
+        order,
     };
-    begin(agent, planned, RunId::random(), limits)
+    begin(agent, planned, asked.id, limits)
         .await
         .map(|row| Started::New(Box::new(row)))
 }
 
 /// The unfinished run of this agent on the target.
-async fn under_way(agent: &Agent, spec: &Spec, mode: Mode) -> Result<Option<Started>> {
+async fn under_way(agent: &Agent, asked: &Asked) -> Result<Option<Started>> {
     let store = agent.open_store()?;
     let active = agent.cpu.run(move || store.active()).await?;
-    let found = active.into_iter().find(|row| row.job.spec.to == spec.to);
+    let found = active
+        .into_iter()
+        .find(|row| row.job.spec.to == asked.spec.to);
     Ok(found.map(|row| {
-        if row.job.spec == *spec && row.job.mode == mode {
+        if asked.is_done_by(&row.job) {
             return Started::Attached(Box::new(row));
         }
         Started::Owned(row.id, watch_it(row.id))
@@ -432,11 +443,11 @@ fn watch_it(id: RunId) -> String {
 }
 
 /// What to do about a claim at the sink.
-async fn owned(agent: &Agent, id: RunId, owner: &str, spec: &Spec) -> Result<Started> {
+async fn owned(agent: &Agent, id: RunId, owner: &str, asked: &Asked) -> Result<Started> {
     let store = agent.open_store()?;
     let why = match agent.cpu.run(move || store.run(id)).await? {
         // Begun since the last look.
-        Some(row) if row.status.is_active() && row.job.spec == *spec => {
+        Some(row) if row.status.is_active() && asked.is_done_by(&row.job) => {
             return Ok(Started::Attached(Box::new(row)));
         }
         Some(row) if row.status.is_active() => watch_it(id),
@@ -445,7 +456,7 @@ async fn owned(agent: &Agent, id: RunId, owner: &str, spec: &Spec) -> Result<Sta
             row.status.name()
         ),
         None => {
-            let to = &spec.to;
+            let to = &asked.spec.to;
             format!(
                 "run {id} of agent {owner} owns this target. If that agent has lost its state, take the run over with `strait runs adopt {id} \
                  --to {to}`, or give it up with `strait runs abandon {id} --to {to}`"
@@ -473,9 +484,15 @@ pub struct Limits {
     pub streams: u32,
     /// The most that its frames take on the wire, in bytes a second.
     pub bandwidth_max: Option<u64>,
+    /// Which of its partitions come first.
+    pub order: Order,
 }
 
-fn check_bandwidth(agent: &Agent, bandwidth_max: Option<u64>) -> Result<()> {
+/// Refuses a limit that makes no sense.
+///
+/// # Errors
+/// `Config`, saying what to write.
+pub fn check_bandwidth(agent: &Agent, bandwidth_max: Option<u64>) -> Result<()> {
     bandwidth_max.map_or(Ok(()), |bandwidth_max| {
         pace::check(
             "--bandwidth-max",
@@ -499,6 +516,7 @@ pub async fn begin(
         id,
         streams: planned.streams(agent, limits.streams).admitted,
         bandwidth_max: limits.bandwidth_max,
+        order: limits.order,
         status: Status::Planned,
         created_at: agent.now_s(),
         started_at: 0,
@@ -629,7 +647,8 @@ pub async fn show(
     let spec = Spec::try_from(request.selectors.unwrap_or_default())?;
     let mode = Mode::try_from(request.mode)?;
     let planned = plan(agent, spec, mode, now_ns(), policy).await?;
-    planned.check_foreign(request.mode)?;
+    let kind = request.mode.unwrap_or_default().kind();
+    planned.check_foreign(kind != v1::mode::Kind::Unspecified)?;
     let send = |body| answers.send(v1::PlanReply { body: Some(body) });
     send(v1::plan_reply::Body::Summary(summary(
         agent,

@@ -18,7 +18,7 @@ use strait_common::ids::RunId;
 use strait_common::retry::Backoff;
 use strait_common::{Error, Kind, Result};
 
-use crate::job::{Job, Mode};
+use crate::job::{Job, Mode, Order};
 use crate::overlap::{Overlap, Overlaps};
 use crate::runs::{Change, Extra, PartitionRow, PartitionState, RunStore, Spent, Status, Totals};
 use crate::session::{Assignment, Report};
@@ -163,9 +163,11 @@ pub struct Run {
     job: Job,
     store: RunStore,
     backoff: Backoff,
+    order: Order,
     /// Pending partitions read from the plan, next first.
     page: VecDeque<PartitionRow>,
-    page_end: u64,
+    /// The last one that was read.
+    page_end: Option<u64>,
     exhausted: bool,
     resume_from: HashMap<u64, Position>,
     running: BTreeMap<u64, Running>,
@@ -207,10 +209,11 @@ impl Run {
         Ok(Run {
             id,
             job: row.job,
+            order: row.order,
             store,
             backoff,
             page: VecDeque::new(),
-            page_end: 0,
+            page_end: None,
             exhausted: false,
             resume_from: HashMap::new(),
             running: BTreeMap::new(),
@@ -274,7 +277,7 @@ impl Run {
         self.flush()?;
         self.store.forget_states(self.id)?;
         self.page.clear();
-        self.page_end = 0;
+        self.page_end = None;
         self.exhausted = false;
         self.resume_from.clear();
         self.running.clear();
@@ -366,14 +369,11 @@ impl Run {
         if self.page.is_empty() && !self.exhausted {
             // What is read is what was written.
             self.flush()?;
-            let page = self.store.partitions(
-                self.id,
-                Some(PartitionState::Pending),
-                self.page_end,
-                PAGE,
-            )?;
+            let page = self
+                .store
+                .pending(self.id, self.order, self.page_end, PAGE)?;
             self.exhausted = page.is_empty();
-            self.page_end = page.last().map_or(self.page_end, |row| row.seq + 1);
+            self.page_end = page.last().map(|row| row.seq).or(self.page_end);
             self.page.extend(page);
         }
         if let Some(row) = self.page.pop_front() {
@@ -599,7 +599,7 @@ impl Run {
         self.flush()?;
         Ok(self
             .store
-            .partitions(self.id, Some(PartitionState::Pending), self.page_end, 1)?
+            .pending(self.id, self.order, self.page_end, 1)?
             .is_empty())
     }
 

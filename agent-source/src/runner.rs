@@ -24,6 +24,7 @@ use strait_proto::v1;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::compare::Sides;
@@ -72,6 +73,7 @@ pub struct Live {
     sink_drains: AtomicBool,
     /// How the run is to stand once it has stopped, if an operator asked for the stop; else it is left for the next start.
     asked: Mutex<Option<Status>>,
+    over: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -115,6 +117,11 @@ impl Live {
     pub fn pause(&self) {
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Status::Paused);
         self.shutdown.drain();
+    }
+
+    /// Waits until the run is not driven any more. Cancel-safe.
+    pub async fn over(&self) {
+        self.over.cancelled().await;
     }
 
     /// The figures as of now.
@@ -181,6 +188,7 @@ pub fn live(agent: &Agent, row: RunRow, shutdown: Shutdown) -> Result<Live> {
         checked: AtomicBool::new(false),
         sink_drains: AtomicBool::new(false),
         asked: Mutex::default(),
+        over: CancellationToken::new(),
     })
 }
 
@@ -264,6 +272,7 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
         }
     };
     end(&agent, &live, ended).await;
+    live.over.cancel();
 }
 
 async fn end(agent: &Agent, live: &Live, ended: Result<Outcome>) {

@@ -14,7 +14,14 @@ use strait_common::ids::RunId;
 use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, OrError, Result};
 
-use crate::job::Job;
+use crate::job::{Job, Order};
+
+mod groups;
+mod jobs;
+
+pub use jobs::JobRow;
+
+pub use groups::{GroupId, GroupRow, Member, Request};
 
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +139,8 @@ pub struct RunRow {
     pub streams: u32,
     /// The most that its frames take on the wire, in bytes a second.
     pub bandwidth_max: Option<u64>,
+    /// Which of its partitions come first.
+    pub order: Order,
     /// How it stands.
     pub status: Status,
     /// Seconds since 1970; 0 where it has not happened.
@@ -302,7 +311,8 @@ const SCHEMA: &str = "
         message TEXT NOT NULL DEFAULT '',
         kind TEXT,
         warnings TEXT NOT NULL DEFAULT '[]',
-        bandwidth_max INTEGER
+        bandwidth_max INTEGER,
+        newest_first INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     CREATE TABLE IF NOT EXISTS partitions (
         run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
@@ -333,7 +343,7 @@ const SCHEMA: &str = "
 ";
 
 /// The version of [`SCHEMA`], in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 /// What version 1 lacks.
 const SCHEMA_FROM_1: &str = "ALTER TABLE runs ADD COLUMN bandwidth_max INTEGER";
@@ -342,9 +352,13 @@ const SCHEMA_FROM_2: &str = "ALTER TABLE partitions ADD COLUMN extra INTEGER NOT
      UPDATE runs SET job = json_set(job, '$.mode', 'append')";
 /// What version 3 lacks: where partitions come from.
 const SCHEMA_FROM_3: &str = "ALTER TABLE partitions ADD COLUMN origin TEXT NOT NULL DEFAULT ''; ALTER TABLE partitions ADD COLUMN seen INTEGER NOT NULL DEFAULT 0";
+/// What version 4 lacks: the order of partitions. Groups and jobs are made by their own schemas.
+const SCHEMA_FROM_4: &str = "ALTER TABLE runs ADD COLUMN newest_first INTEGER NOT NULL DEFAULT 0";
+/// What brings the store from each version to the next.
+const CHANGES: [&str; 4] = [SCHEMA_FROM_1, SCHEMA_FROM_2, SCHEMA_FROM_3, SCHEMA_FROM_4];
 
 const RUN_COLUMNS: &str = "id, job, streams, status, created_at, started_at, ended_at, attempts, epoch, retries, elapsed_ms, \
-     message, kind, warnings, bandwidth_max";
+     message, kind, warnings, bandwidth_max, newest_first";
 const PARTITION_COLUMNS: &str = "seq, key, version, pin, origin, seen, rows, bytes, state, attempts, moved, sent_rows, raw_bytes, \
      wire_bytes, elapsed_ms, receipt, message, kind";
 
@@ -389,15 +403,14 @@ impl RunStore {
             )));
         }
         // All of a change or nothing of it.
-        let change = match version {
-            0 => SCHEMA.to_owned(),
-            1 => [SCHEMA_FROM_1, SCHEMA_FROM_2, SCHEMA_FROM_3].join("; "),
-            2 => [SCHEMA_FROM_2, SCHEMA_FROM_3].join("; "),
-            _ => SCHEMA_FROM_3.to_owned(),
-        };
         if version < SCHEMA_VERSION {
+            let change = match usize::try_from(version) {
+                Ok(known @ 1..) => CHANGES[known - 1..].join("; "),
+                _ => SCHEMA.to_owned(),
+            };
+            let others = format!("{}; {}", groups::SCHEMA, jobs::SCHEMA);
             db.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {change}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
+                "BEGIN IMMEDIATE; {change}; {others}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
             ))
             .or_error(Kind::Config, context)?;
         }
@@ -416,7 +429,7 @@ impl RunStore {
         let transaction = self.db.transaction().written(&self.name)?;
         transaction
             .execute(
-                "INSERT INTO runs (id, job, streams, status, created_at, warnings, bandwidth_max) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO runs (id, job, streams, status, created_at, warnings, bandwidth_max, newest_first) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 params![
                     run.id.to_string(),
                     run.job.to_json()?,
@@ -425,6 +438,7 @@ impl RunStore {
                     run.created_at,
                     serde_json::to_string(&run.warnings).unwrap_or_else(|_| "[]".to_owned()),
                     run.bandwidth_max.map(to_sql),
+                    run.order == Order::Newest,
                 ],
             )
             .written(&self.name)?;
@@ -540,6 +554,30 @@ impl RunStore {
                 partition_row,
             ),
         }
+    }
+
+    /// At most `limit` pending partitions after the one with this number, as `order` has it; from the first one without it.
+    ///
+    /// # Errors
+    /// `Corrupt` if what is stored cannot be read.
+    pub fn pending(
+        &self,
+        run: RunId,
+        order: Order,
+        after: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<PartitionRow>> {
+        let (is_after, direction, first) = match order {
+            Order::Oldest => (">", "ASC", -1),
+            Order::Newest => ("<", "DESC", i64::MAX),
+        };
+        self.all(
+            &format!(
+                "SELECT {PARTITION_COLUMNS} FROM partitions WHERE run = ? AND state = 'pending' AND seq {is_after} ? ORDER BY seq {direction} LIMIT ?"
+            ),
+            params![run.to_string(), after.map_or(first, to_sql), limit],
+            partition_row,
+        )
     }
 
     /// The partition with this key, if the plan has it.
@@ -779,6 +817,13 @@ fn run_row(row: &Row<'_>) -> Result<RunRow> {
             .get::<_, Option<i64>>("bandwidth_max")
             .or_error(Kind::Corrupt, READ)?
             .map(from_sql),
+        order: match row
+            .get::<_, bool>("newest_first")
+            .or_error(Kind::Corrupt, READ)?
+        {
+            true => Order::Newest,
+            false => Order::Oldest,
+        },
     })
 }
 

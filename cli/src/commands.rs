@@ -2,24 +2,30 @@
 
 pub(crate) mod backup;
 pub(crate) mod bundle;
+pub(crate) mod groups;
 pub(crate) mod health;
+pub(crate) mod job;
 pub(crate) mod plan;
 pub(crate) mod runs;
 pub(crate) mod sync;
 pub(crate) mod tables;
+pub(crate) mod vacuum;
 pub(crate) mod verify;
 pub(crate) mod watch;
 
 use clap::ValueEnum;
 use strait_proto::v1;
 
+use crate::client::Connection;
+use crate::report::Result;
+
 /// What to copy, from where, to where.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Selectors {
-    /// The table at the source, as in live:db1/mt, or a directory that was backed up to, as in file:///backup
+    /// The table at the source, as in live:db1/mt; several, as in live:db1/*; or a directory that was backed up to, as in file:///backup
     #[arg(long, value_name = "STORE:DATABASE/TABLE")]
     pub(crate) from: String,
-    /// The table at the sink, as in dr:db1/mt, or a directory on the agent's machine, as in file:///backup
+    /// The table at the sink, as in dr:db1/mt, or a directory on the agent's machine, as in file:///backup; each * takes what the one of --from has matched
     #[arg(long, value_name = "SINK[/STORE]:DATABASE/TABLE")]
     pub(crate) to: String,
     /// Rows to copy, as the where clause of SQL
@@ -49,6 +55,66 @@ impl From<Selectors> for v1::Selectors {
             zone: selectors.zone.unwrap_or_default(),
             partitions: selectors.partitions,
             receipts: selectors.receipts.unwrap_or_default(),
+        }
+    }
+}
+
+/// Which of the tables that a * in --from names.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Several {
+    /// Of the tables that a * in --from names only those of this pattern, as in mt_* or db1/mt_*; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) include: Vec<String>,
+    /// Not those of this pattern; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude: Vec<String>,
+}
+
+impl Several {
+    /// Whether several tables are asked for, and not one by its name.
+    pub(crate) fn are_asked_for(&self, selectors: &Selectors) -> bool {
+        let stars = selectors.from.contains('*') || selectors.to.contains('*');
+        stars || !self.include.is_empty() || !self.exclude.is_empty()
+    }
+
+    /// The selectors of each table.
+    pub(crate) async fn each(
+        self,
+        connection: &Connection,
+        selectors: &Selectors,
+    ) -> Result<Vec<Selectors>> {
+        let request = v1::MatchTablesRequest {
+            from: selectors.from.clone(),
+            to: selectors.to.clone(),
+            include: self.include,
+            exclude: self.exclude,
+        };
+        let pairs = connection.control().match_tables(request).await?;
+        let pairs = pairs.into_inner().pairs.into_iter();
+        let each = pairs.map(|pair| Selectors {
+            from: pair.from,
+            to: pair.to,
+            ..selectors.clone()
+        });
+        Ok(each.collect())
+    }
+}
+
+/// Which partitions come first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// Those with the least keys
+    #[default]
+    Oldest,
+    /// Those with the greatest keys
+    Newest,
+}
+
+impl From<Order> for v1::Order {
+    fn from(order: Order) -> v1::Order {
+        match order {
+            Order::Oldest => v1::Order::Oldest,
+            Order::Newest => v1::Order::Newest,
         }
     }
 }

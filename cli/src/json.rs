@@ -7,6 +7,8 @@
 use serde::Serialize;
 use strait_proto::v1;
 
+use crate::report::Failure;
+
 /// A run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Run {
@@ -110,6 +112,71 @@ impl Run {
                     message: partition.message.clone(),
                 })
                 .collect(),
+        }
+    }
+}
+
+/// Several tables of one request.
+#[derive(Debug, Serialize)]
+pub(crate) struct Group {
+    /// running, done, partial, failed, paused, cancelled.
+    status: String,
+    group: String,
+    from: String,
+    to: String,
+    now: i64,
+    tables: Vec<OfTable<Run>>,
+}
+
+/// What became of one table of several.
+#[derive(Debug, Serialize)]
+pub(crate) struct OfTable<T> {
+    from: String,
+    to: String,
+    /// Null where none came about.
+    pub(crate) result: Option<T>,
+    /// Why it could not be begun, and the kind of that error; else empty.
+    pub(crate) message: String,
+    kind: String,
+}
+
+impl<T> OfTable<T> {
+    pub(crate) fn new(
+        from: String,
+        to: String,
+        result: Option<T>,
+        failure: Option<Failure>,
+    ) -> OfTable<T> {
+        let (message, kind) = match failure {
+            Some(failure) => (failure.message, failure.kind.name().to_owned()),
+            None => (String::new(), String::new()),
+        };
+        OfTable {
+            from,
+            to,
+            result,
+            message,
+            kind,
+        }
+    }
+}
+
+impl Group {
+    pub(crate) fn new(group: &v1::Group) -> Group {
+        let table = |table: &v1::GroupTable| OfTable {
+            from: table.from.clone(),
+            to: table.to.clone(),
+            result: table.run.as_ref().map(|run| Run::new(run, false, &[])),
+            message: table.message.clone(),
+            kind: table.kind.clone(),
+        };
+        Group {
+            status: group.status.clone(),
+            group: group.id.clone(),
+            from: group.from.clone(),
+            to: group.to.clone(),
+            now: group.now,
+            tables: group.tables.iter().map(table).collect(),
         }
     }
 }

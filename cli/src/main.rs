@@ -74,8 +74,18 @@ enum Command {
     /// List, watch and steer runs
     #[command(subcommand)]
     Runs(commands::runs::Command),
+    /// List, watch and steer groups: runs of several tables in one request
+    #[command(subcommand)]
+    Groups(commands::groups::Command),
     /// List the tables of the agent's stores and of its sinks
     Tables(commands::tables::Arguments),
+    /// Store, list, start and steer jobs, which start by themselves
+    #[command(subcommand)]
+    Job(commands::job::Command),
+    /// Explain what a job did last, and why, for each partition
+    Why(commands::job::WhyArguments),
+    /// Remove files of a table at a sink that no reader needs any more
+    Vacuum(commands::vacuum::Arguments),
     /// Ask an agent whether it is well
     Health,
     /// Print a script that completes these commands in a shell
@@ -175,8 +185,14 @@ fn main() -> ExitCode {
                 commands::verify::run(&connect()?, &output, arguments).await
             }
             Command::Runs(command) => commands::runs::run(&connect()?, &output, command).await,
+            Command::Groups(command) => commands::groups::run(&connect()?, &output, command).await,
             Command::Tables(arguments) => {
                 commands::tables::run(&connect()?, &output, arguments).await
+            }
+            Command::Job(command) => commands::job::run(&connect()?, &output, command).await,
+            Command::Why(arguments) => commands::job::why(&connect()?, &output, arguments).await,
+            Command::Vacuum(arguments) => {
+                commands::vacuum::run(&connect()?, &output, arguments).await
             }
             Command::Health => commands::health::run(&connect()?, &output).await,
             Command::Demo(arguments) => return demo::run(&output, arguments).await,

@@ -118,7 +118,7 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Span> {
         let wrong = || {
             Error::config(format!(
-                "'{text}' is not a duration; write for example 20s, 500ms, 5m or 2h"
+                "'{text}' is not a duration; write for example 20s, 500ms, 5m, 2h or 7d"
             ))
         };
         let text = text.trim();
@@ -131,6 +131,7 @@ impl FromStr for Span {
             "s" => 1000,
             "m" => 60_000,
             "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return Err(wrong()),
         };
         number

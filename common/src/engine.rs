@@ -438,6 +438,50 @@ pub enum Begun {
     Already(Receipt),
 }
 
+/// A file that no reader needs any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removable {
+    /// Where it is, relative to the table.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Whether a run had only staged it.
+    pub staged: bool,
+}
+
+/// What [`Sink::vacuum`] has removed, or would remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vacuumed {
+    /// Files that the table no longer has, and their bytes.
+    pub files: u64,
+    /// In bytes.
+    pub bytes: u64,
+    /// Files that were only staged.
+    pub staged_files: u64,
+    /// In bytes.
+    pub staged_bytes: u64,
+    /// The first of them, at most [`Vacuumed::LISTED_MAX`].
+    pub listed: Vec<Removable>,
+}
+
+impl Vacuumed {
+    /// Files that are named.
+    pub const LISTED_MAX: usize = 1000;
+
+    /// Counts one more.
+    pub fn add(&mut self, removable: Removable) {
+        let (files, bytes) = match removable.staged {
+            true => (&mut self.staged_files, &mut self.staged_bytes),
+            false => (&mut self.files, &mut self.bytes),
+        };
+        *files += 1;
+        *bytes += removable.bytes;
+        if self.listed.len() < Vacuumed::LISTED_MAX {
+            self.listed.push(removable);
+        }
+    }
+}
+
 /// How a run ended, as the claim's last word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -517,6 +561,18 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// What B has of the partitions that can hold a selected row ([`Selection::excludes`]), and what its ledger says of each, in order of key, without reading
     /// rows. Nothing where there is no such table.
     async fn holdings(&self, table: &TableName, selection: &Selection) -> Result<Stream<Holding>>;
+
+    /// Removes what no reader needs any more and nobody has needed since `before_ms` (milliseconds since 1970): what replaced or dropped partitions left, and what runs without
+    /// a claim have staged. Never what an open claim has staged. With `dry_run` only says what that is. Safe to repeat.
+    ///
+    /// # Errors
+    /// `Refused` where the engine tidies up by itself.
+    async fn vacuum(&self, table: &TableName, before_ms: i64, dry_run: bool) -> Result<Vacuumed> {
+        let _ = (before_ms, dry_run);
+        Err(Error::refused(format!(
+            "table {table}: this engine has nothing to vacuum"
+        )))
+    }
 }
 
 /// One attempt of one run on one table: the only way to write. Every act is conditional on its epoch in the

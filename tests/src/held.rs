@@ -11,7 +11,7 @@ use strait_common::Result;
 use strait_common::engine::{
     Attachment, Batch, Begun, Claim, Confirmed, Cursor, Disposition, Finished, Holding, Mark,
     Outcome, Partition, PartitionWriter, Position, Prepared, ReadLimits, Receipt, Sink, SinkLimits,
-    Source, Space, Store, Stream, Table,
+    Source, Space, Store, Stream, Table, Vacuumed,
 };
 use strait_common::ids::{Epoch, TableName};
 use strait_common::key::PartitionKey;
@@ -282,6 +282,10 @@ impl Sink for HeldSink {
 
     async fn claim(&self, table: &TableName) -> Result<Option<Claim>> {
         self.below.claim(table).await
+    }
+
+    async fn vacuum(&self, table: &TableName, before_ms: i64, dry_run: bool) -> Result<Vacuumed> {
+        self.below.vacuum(table, before_ms, dry_run).await
     }
 
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {

@@ -151,7 +151,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::job::{Job, Spec};
+    use crate::job::{Job, Order, Spec};
     use crate::runner::LiveState;
     use crate::runs::{RunRow, RunStore, Status};
 
@@ -177,6 +177,7 @@ mod tests {
                 mode: crate::job::Mode::Append { again: false },
             },
             streams: 1,
+            order: Order::Oldest,
             status: Status::Running,
             created_at: 0,
             started_at: 0,
@@ -226,6 +227,7 @@ mod tests {
                 began: Instant::now(),
                 checked: std::sync::atomic::AtomicBool::default(),
                 asked: Mutex::default(),
+                over: Default::default(),
             }),
             cpu: CpuPool::new(1),
             source: Arc::new(strait_memory::MemorySource::open(&cluster)),

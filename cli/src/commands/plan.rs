@@ -4,7 +4,7 @@ use strait_common::config::ByteSize;
 use strait_proto::v1;
 use strait_proto::v1::plan_reply::Body;
 
-use super::{ModeArguments, Selectors};
+use super::{ModeArguments, Order, Selectors, Several};
 use crate::client::Connection;
 use crate::format;
 use crate::json;
@@ -14,6 +14,11 @@ use crate::report::{Outcome, Output, Result};
 pub(crate) struct Arguments {
     #[command(flatten)]
     selectors: Selectors,
+    #[command(flatten)]
+    several: Several,
+    /// Which partitions of a table come first
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
+    order: Order,
     #[command(flatten)]
     mode: ModeArguments,
     /// Streams at a time [default: as many as the agent is configured for]
@@ -29,10 +34,50 @@ pub(crate) async fn run(
     output: &Output,
     arguments: Arguments,
 ) -> Result<Outcome> {
+    if !arguments.several.are_asked_for(&arguments.selectors) {
+        let (plan, text) = one(connection, &arguments, arguments.selectors.clone()).await?;
+        output.print(&text);
+        output.print_json(&plan);
+        return Ok(Outcome::Done);
+    }
+    let several = arguments.several.clone();
+    let mut tables = Vec::new();
+    for selectors in several.each(connection, &arguments.selectors).await? {
+        let (from, to) = (selectors.from.clone(), selectors.to.clone());
+        let planned = one(connection, &arguments, selectors).await;
+        let text = match &planned {
+            Ok((_, text)) => text.clone(),
+            Err(failure) => format!("cannot be copied: {}", failure.message),
+        };
+        output.print(&format!("{from} -> {to}\n{text}\n"));
+        let (plan, failure) = match planned {
+            Ok((plan, _)) => (Some(plan), None),
+            Err(failure) if failure.unreachable => return Err(failure),
+            Err(failure) => (None, Some(failure)),
+        };
+        tables.push(json::OfTable::new(from, to, plan, failure));
+    }
+    let failed = tables.iter().filter(|table| !table.message.is_empty());
+    let (failed, all) = (failed.count(), tables.len());
+    let status = if failed == 0 { "planned" } else { "partial" };
+    output.print_json(&serde_json::json!({ "status": status, "tables": tables }));
+    Ok(match failed {
+        0 => Outcome::Done,
+        failed if failed == all => Outcome::Failed,
+        _ => Outcome::Partial,
+    })
+}
+
+/// The plan of one table, and how it reads.
+async fn one(
+    connection: &Connection,
+    arguments: &Arguments,
+    selectors: Selectors,
+) -> Result<(json::Plan, String)> {
     let request = v1::PlanRequest {
-        selectors: Some(arguments.selectors.into()),
+        selectors: Some(selectors.into()),
         streams: arguments.streams,
-        bandwidth_max: arguments.bandwidth_max.map(|size| size.0),
+        bandwidth_max: arguments.bandwidth_max.as_ref().map(|size| size.0),
         mode: Some(arguments.mode.message(false)),
         schema_policy: arguments.mode.schema_policy().into(),
     };
@@ -50,8 +95,11 @@ pub(crate) async fn run(
             None => {}
         }
     }
-    output.print(&text(&summary, &totals, &partitions));
-    output.print_json(&json::Plan {
+    if arguments.order == Order::Newest {
+        partitions.reverse();
+    }
+    let text = text(&summary, &totals, &partitions);
+    let plan = json::Plan {
         status: "planned",
         selection: summary.selection,
         now: summary.now,
@@ -98,8 +146,8 @@ pub(crate) async fn run(
                 action: partition.action,
             })
             .collect(),
-    });
-    Ok(Outcome::Done)
+    };
+    Ok((plan, text))
 }
 
 /// Each column at both sides, and what becomes of it.

@@ -3,7 +3,7 @@
 use strait_common::config::ByteSize;
 use strait_proto::v1;
 
-use super::{ModeArguments, Selectors, watch};
+use super::{ModeArguments, Order, Selectors, Several, groups, watch};
 use crate::client::Connection;
 use crate::report::{Outcome, Output, Result};
 
@@ -11,6 +11,14 @@ use crate::report::{Outcome, Output, Result};
 pub(crate) struct Arguments {
     #[command(flatten)]
     selectors: Selectors,
+    #[command(flatten)]
+    several: Several,
+    /// Tables that are copied at a time, where there are several
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    tables: u32,
+    /// Which partitions of a table come first
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t)]
+    order: Order,
     #[command(flatten)]
     mode: ModeArguments,
     /// Streams at a time [default: as many as the agent is configured for]
@@ -49,6 +57,7 @@ pub(crate) async fn run(
     output: &Output,
     arguments: Arguments,
 ) -> Result<Outcome> {
+    let several = arguments.several.are_asked_for(&arguments.selectors);
     let request = v1::StartRunRequest {
         selectors: Some(arguments.selectors.into()),
         streams: arguments.streams,
@@ -56,7 +65,29 @@ pub(crate) async fn run(
         mode: Some(arguments.mode.message(arguments.again)),
         without_room: arguments.without_room,
         schema_policy: arguments.mode.schema_policy().into(),
+        order: v1::Order::from(arguments.order).into(),
     };
+    if several {
+        let request = v1::StartGroupRequest {
+            run: Some(request),
+            include: arguments.several.include,
+            exclude: arguments.several.exclude,
+            tables_max: arguments.tables,
+        };
+        let group = connection.control().start_group(request).await?;
+        let group = group.into_inner();
+        if arguments.detach {
+            output.print(&format!(
+                "group {} of {} tables has begun; watch it with `strait groups watch {}`",
+                group.id,
+                group.tables.len(),
+                group.id
+            ));
+            output.print_json(&crate::json::Group::new(&group));
+            return Ok(Outcome::Done);
+        }
+        return groups::follow(connection, output, &group.id).await;
+    }
     let reply = connection.control().start_run(request).await?.into_inner();
     let run = reply.run.unwrap_or_default();
     for warning in &reply.warnings {

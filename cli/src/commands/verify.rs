@@ -3,7 +3,7 @@
 use strait_proto::v1;
 use strait_proto::v1::verify_reply::Body;
 
-use super::Selectors;
+use super::{Selectors, Several};
 use crate::client::Connection;
 use crate::format;
 use crate::json;
@@ -13,6 +13,8 @@ use crate::report::{Outcome, Output, Result};
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) selectors: Selectors,
+    #[command(flatten)]
+    several: Several,
 }
 
 pub(crate) async fn run(
@@ -20,6 +22,9 @@ pub(crate) async fn run(
     output: &Output,
     arguments: Arguments,
 ) -> Result<Outcome> {
+    if arguments.several.are_asked_for(&arguments.selectors) {
+        return all(connection, output, arguments).await;
+    }
     let verification = verify(connection, arguments.selectors.into()).await?;
     output.print(&text(&verification));
     output.print_json(&verification);
@@ -27,6 +32,49 @@ pub(crate) async fn run(
         Outcome::Done
     } else {
         Outcome::Differences
+    })
+}
+
+/// Each table of a pattern. One that cannot be compared does not stop the others.
+async fn all(connection: &Connection, output: &Output, arguments: Arguments) -> Result<Outcome> {
+    let mut tables = Vec::new();
+    for selectors in arguments
+        .several
+        .each(connection, &arguments.selectors)
+        .await?
+    {
+        let (from, to) = (selectors.from.clone(), selectors.to.clone());
+        let (verification, failure) = match verify(connection, selectors.into()).await {
+            Ok(verification) => (Some(verification), None),
+            Err(failure) if failure.unreachable => return Err(failure),
+            Err(failure) => (None, Some(failure)),
+        };
+        let said = match (&verification, &failure) {
+            (Some(verification), _) => text(verification),
+            (None, failure) => {
+                let why = failure.as_ref().map(|failure| failure.message.as_str());
+                format!("cannot be compared: {}", why.unwrap_or_default())
+            }
+        };
+        output.print(&format!("{from} -> {to}\n{said}\n"));
+        tables.push(json::OfTable::new(from, to, verification, failure));
+    }
+    let differ = tables.iter().filter_map(|table| table.result.as_ref());
+    let differ = differ.filter(|verification| !verification.different.is_empty());
+    let differ = differ.count();
+    let failed = tables.iter().filter(|table| !table.message.is_empty());
+    let (failed, count) = (failed.count(), tables.len());
+    output.print(&format!(
+        "{} of {count} tables equal, {differ} differ, {failed} could not be compared",
+        count - differ - failed
+    ));
+    let status = if failed == 0 { "done" } else { "partial" };
+    output.print_json(&serde_json::json!({ "status": status, "tables": tables }));
+    Ok(match (failed, differ) {
+        (failed, _) if failed == count => Outcome::Failed,
+        (_, 1..) => Outcome::Differences,
+        (0, _) => Outcome::Done,
+        _ => Outcome::Partial,
     })
 }
 

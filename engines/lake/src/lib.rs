@@ -25,6 +25,7 @@ pub mod stage;
 pub mod table;
 pub mod transactions;
 pub mod types;
+pub mod vacuum;
 mod writer;
 
 use std::path::PathBuf;

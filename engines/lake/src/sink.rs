@@ -16,6 +16,7 @@ use strait_common::cpu::CpuPool;
 use strait_common::division::division_text;
 use strait_common::engine::{
     Attachment, Claim, Holding, Prepared, Publish, Receipt, Sink, SinkLimits, Space, Stream, Table,
+    Vacuumed,
 };
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
@@ -35,6 +36,7 @@ use crate::load_error::load_error;
 use crate::stage::{Stage, writer_bytes};
 use crate::table::{LOG, Lake, Opened};
 use crate::types::{Mapping, ORIGINAL, same_type};
+use crate::vacuum;
 
 /// A table checkpoint every so many commits.
 const CHECKPOINT_INTERVAL: &str = "20";
@@ -359,6 +361,10 @@ impl Sink for LakeSink {
         Err(Error::unavailable(format!(
             "table {table}: other writers were faster {ATTACH_TRIES_MAX} times"
         )))
+    }
+
+    async fn vacuum(&self, table: &TableName, before_ms: i64, dry_run: bool) -> Result<Vacuumed> {
+        vacuum::vacuum(&self.lake, &self.cpu, table, before_ms, dry_run).await
     }
 
     async fn claim(&self, table: &TableName) -> Result<Option<Claim>> {

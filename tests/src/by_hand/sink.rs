@@ -366,6 +366,13 @@ impl Transfer for Service {
         Err(Status::unimplemented("there is no engine"))
     }
 
+    async fn vacuum(
+        &self,
+        _: Request<v1::VacuumRequest>,
+    ) -> Result<Response<v1::VacuumReply>, Status> {
+        Err(Status::unimplemented("there is no engine"))
+    }
+
     async fn get_tables(
         &self,
         _: Request<v1::GetTablesRequest>,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agent_source::compare::Fingerprint;
-use agent_source::job::{Job, Mode, Spec};
+use agent_source::job::{Job, Mode, Order, Spec};
 use agent_source::link::Held;
 use agent_source::overlap::Overlaps;
 use agent_source::run::{Next, Run, Verdict, status_after};
@@ -191,6 +191,7 @@ pub fn row(id: RunId, job: Job) -> RunRow {
         id,
         job,
         streams: 2,
+        order: Order::Oldest,
         status: Status::Running,
         created_at: 0,
         started_at: 0,

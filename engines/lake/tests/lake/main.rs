@@ -2,7 +2,7 @@
 //!
 //! `history` is about logs that others clean up and rewrite, `attempts` about two processes and about answers that are lost, `durability` about the order of
 //! acts on the disk, `foreign` about tables that others made, `opens` about tables that cannot be opened, `listings` about their files, `keys` about values of partition columns, `divisions` about
-//! what Delta does not know of a table's partitions, `lost` about a ledger that is lost.
+//! what Delta does not know of a table's partitions, `lost` about a ledger that is lost, `vacuum` about what may go.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,4 +16,5 @@ mod listings;
 mod lost;
 mod opens;
 mod trace;
+mod vacuum;
 mod world;
