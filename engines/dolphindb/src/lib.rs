@@ -20,7 +20,10 @@ mod login;
 mod object;
 mod options;
 pub mod samples;
+mod scheme;
+mod script;
 pub mod served;
+mod source;
 mod tls;
 mod types;
 mod wire;
@@ -32,4 +35,5 @@ pub use encode::{Argument, BLOB_BYTES_MAX, STRING_BYTES_MAX, SYMBOL_BYTES_MAX, c
 pub use errors::{Cause, Failure, ServerError};
 pub use object::{Column, Object, integers_of, texts_of};
 pub use options::{Login, Options, Secret, Site, Trust, User};
+pub use source::DolphinSource;
 pub use types::{ColumnType, ORIGINAL, Type};
