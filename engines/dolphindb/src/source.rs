@@ -1,0 +1,474 @@
+//! The half that is read.
+//!
+//! A partition is read by one query, whose answer is of one version (the server's reads are snapshots); it comes in blocks. The version is looked up before the query
+//! and again when its answer has begun: where both are the planned one, so are the rows. A cursor is the number of rows before it: equal versions of a partition
+//! answer in one order, and what was read before is passed over.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use strait_common::engine::{
+    Batch, Cursor, Origin, Partition, ReadLimits, Source, Stream, Table, Version,
+};
+use strait_common::ids::TableName;
+use strait_common::key::PartitionKey;
+use strait_common::selection::Selection;
+use strait_common::{Context, Error, Kind, OrError, Result};
+
+use crate::blocks::{BLOCK_ROWS_MIN, Blocks};
+use crate::cluster::Cluster;
+use crate::object::{integers_of, texts_of};
+use crate::scheme::{self, Level};
+use crate::script;
+use crate::types::{ColumnType, Type};
+
+/// What a text or a list is taken for when blocks are sized.
+const LONG_CELL_BYTES: u64 = 64;
+/// The longest name that an origin has.
+const ORIGIN_BYTES_MAX: usize = 200;
+/// What a block may not be larger than, in rows.
+const BLOCK_ROWS_MAX: u64 = 1 << 22;
+
+/// Reads the databases of a cluster.
+#[derive(Clone)]
+pub struct DolphinSource {
+    cluster: Cluster,
+}
+
+impl fmt::Debug for DolphinSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cluster.fmt(f)
+    }
+}
+
+/// A table and how it is divided.
+struct Described {
+    schema: SchemaRef,
+    levels: Vec<Level>,
+}
+
+/// What the table's rows are said to come from: its database and name, which another cluster may have too. Versions are of chunks, whose
+/// names no two clusters share, so equal ones are of one table all the same, and a name that was cut off does no harm.
+fn origin_of(table: &TableName) -> String {
+    let mut name = format!("dolphindb:{table}");
+    name.truncate(name.floor_char_boundary(ORIGIN_BYTES_MAX));
+    name
+}
+
+/// The table as scripts write it.
+fn handle(table: &TableName) -> Result<String> {
+    let quoted = |name: &str| {
+        script::text(name).ok_or_else(|| {
+            Error::config(format!(
+                "'{}' is no name of a database or table",
+                name.escape_debug()
+            ))
+        })
+    };
+    Ok(format!(
+        "loadTable({}, {})",
+        quoted(&format!("dfs://{}", table.database()))?,
+        quoted(table.table())?
+    ))
+}
+
+impl DolphinSource {
+    /// A reader of this cluster.
+    pub fn new(cluster: Cluster) -> DolphinSource {
+        DolphinSource { cluster }
+    }
+
+    async fn described(&self, table: &TableName) -> Result<Described> {
+        let asked = self
+            .cluster
+            .read(&format!("schema({})", handle(table)?))
+            .await;
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err(error) if error.kind() == Kind::Refused => {
+                return Err(self.unless_missing(table, error).await);
+            }
+            Err(error) => return Err(error),
+        };
+        let columns = answer.get("colDefs")?;
+        let columns = columns
+            .ok_or_else(|| Error::corrupt("the server's schema lacks colDefs"))?
+            .clone()
+            .into_table()?;
+        let column = |name: &str| {
+            columns
+                .column_by_name(name)
+                .ok_or_else(|| Error::corrupt(format!("the server's colDefs lack {name}")))
+        };
+        let names = texts_of(column("name")?)?;
+        let types = integers_of(column("typeInt")?)?;
+        let scales = integers_of(column("extra")?)?;
+        let mut fields = Vec::new();
+        for ((name, kind), scale) in names.iter().zip(types).zip(scales) {
+            let code = kind.and_then(|kind| u8::try_from(kind).ok());
+            let code = code.ok_or_else(|| Error::corrupt(format!("column {name}: no type")))?;
+            let scale = scale
+                .and_then(|scale| i32::try_from(scale).ok())
+                .unwrap_or(0);
+            let kind =
+                ColumnType::from_code(code, scale).with_context(|| format!("column {name}"))?;
+            fields.push(kind.field(name));
+        }
+        let schema = Schema::new(fields);
+        let levels = scheme::levels(&answer, &schema)?;
+        Ok(Described {
+            schema: Arc::new(schema),
+            levels,
+        })
+    }
+
+    /// The error of a table that is not there names those that are.
+    async fn unless_missing(&self, table: &TableName, error: Error) -> Error {
+        match self.tables().await {
+            Ok(tables) if !tables.contains(table) => {
+                let names: Vec<String> = tables.iter().map(TableName::to_string).collect();
+                let names = if names.is_empty() {
+                    "none".to_owned()
+                } else {
+                    names.join(", ")
+                };
+                Error::config(format!("no table {table}; there are: {names}"))
+            }
+            _ => error,
+        }
+    }
+
+    /// Every chunk of the table that has rows: its partition, version and rows.
+    async fn chunks(
+        &self,
+        table: &TableName,
+        levels: &[Level],
+    ) -> Result<BTreeMap<PartitionKey, Partition>> {
+        let quoted = |text: &str| {
+            script::text(text).ok_or_else(|| Error::config(format!("'{text}' is no name")))
+        };
+        let asked = format!(
+            "select chunkId, dfsPath, version, rowNum from pnodeRun(getTabletsMeta{{{}, {}, false, -1}})",
+            quoted(&format!("/{}/%", table.database()))?,
+            quoted(table.table())?
+        );
+        let seen = chrono::Utc::now().timestamp_nanos_opt().unwrap_or(0);
+        let found = self.cluster.read(&asked).await?.into_table()?;
+        let column = |name: &str| {
+            found
+                .column_by_name(name)
+                .ok_or_else(|| Error::corrupt(format!("the server's metadata lacks {name}")))
+        };
+        let ids = texts_of(column("chunkId")?)?;
+        let paths = texts_of(column("dfsPath")?)?;
+        let versions = integers_of(column("version")?)?;
+        let rows = integers_of(column("rowNum")?)?;
+        let origin = origin_of(table);
+        let mut chunks: BTreeMap<PartitionKey, (i64, Partition)> = BTreeMap::new();
+        for (((id, path), version), rows) in ids.iter().zip(&paths).zip(versions).zip(rows) {
+            let rows = rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0);
+            if rows == 0 {
+                continue;
+            }
+            let key = scheme::key_of(path, table.database(), levels)?;
+            let version = version.unwrap_or(0);
+            let partition = Partition {
+                key: key.clone(),
+                rows: Some(rows),
+                bytes: None,
+                version: Version(format!("{id}.{version}.{rows}")),
+                pin: String::new(),
+                origin: Origin {
+                    table: origin.clone(),
+                    seen,
+                },
+            };
+            // There is a row for each replica; one that lags behind is not what a query reads.
+            match chunks.get(&key) {
+                Some((newer, _)) if *newer >= version => {}
+                _ => {
+                    chunks.insert(key, (version, partition));
+                }
+            }
+        }
+        Ok(chunks
+            .into_iter()
+            .map(|(key, (_, partition))| (key, partition))
+            .collect())
+    }
+
+    async fn ensure_unmoved(
+        &self,
+        table: &TableName,
+        levels: &[Level],
+        partition: &Partition,
+    ) -> Result<()> {
+        let chunks = self.chunks(table, levels).await?;
+        let now = chunks.get(&partition.key).map(|now| &now.version);
+        if now == Some(&partition.version) {
+            return Ok(());
+        }
+        Err(Error::moved(format!(
+            "partition {} of table {table} is no longer at version {}",
+            partition.key.label(),
+            partition.version
+        )))
+    }
+}
+
+#[async_trait]
+impl Source for DolphinSource {
+    async fn describe(&self, table: &TableName) -> Result<Table> {
+        let described = self.described(table).await?;
+        Ok(Table {
+            name: table.clone(),
+            schema: described.schema,
+            divisions: described
+                .levels
+                .into_iter()
+                .map(|level| level.division)
+                .collect(),
+        })
+    }
+
+    async fn tables(&self) -> Result<Vec<TableName>> {
+        let names = self.cluster.read("getClusterDFSTables()").await?.texts()?;
+        let names = names.iter().filter_map(|name| {
+            let (database, table) = name.strip_prefix("dfs://")?.rsplit_once('/')?;
+            TableName::new(database, table).ok()
+        });
+        let mut names: Vec<TableName> = names.collect();
+        names.sort();
+        Ok(names)
+    }
+
+    async fn partitions(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+    ) -> Result<Stream<Partition>> {
+        let described = self.described(table).await?;
+        let mut chunks = self.chunks(table, &described.levels).await?;
+        chunks.retain(|key, _| !selection.excludes(key));
+        Ok(stream::iter(chunks.into_values().map(Ok)).boxed())
+    }
+
+    async fn read(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+        after: &Cursor,
+        limits: &ReadLimits,
+    ) -> Result<Stream<Batch>> {
+        let described = self.described(table).await?;
+        let wanted = selection.read_columns();
+        let places = wanted
+            .iter()
+            .map(|column| described.schema.index_of(column));
+        let places = places
+            .collect::<Result<Vec<_>, _>>()
+            .or_error(Kind::Config, format!("table {table}"))?;
+        let schema = described
+            .schema
+            .project(&places)
+            .or_error(Kind::Internal, "columns")?;
+        let names = wanted.iter().map(|column| {
+            script::name(column)
+                .ok_or_else(|| Error::refused(format!("column {column} has no name in a script")))
+        });
+        let mut names = names.collect::<Result<Vec<_>>>()?;
+        if names.is_empty() {
+            // A query must select something for its rows to be counted.
+            let first = described
+                .schema
+                .fields()
+                .first()
+                .and_then(|field| script::name(field.name()));
+            names.extend(first);
+        }
+        // The rows that a cursor counts are those that this condition leaves, which is the same whenever the run goes on: its selection never changes.
+        let mut conditions = scheme::conditions(&partition.key, &described.levels)?;
+        conditions.extend(
+            selection
+                .predicate()
+                .and_then(|predicate| script::condition(predicate, &described.schema)),
+        );
+        let mut asked = format!("select {} from {}", names.join(", "), handle(table)?);
+        if !conditions.is_empty() {
+            asked.push_str(&format!(" where {}", conditions.join(", ")));
+        }
+        let passed = offset_of(after)?;
+        self.ensure_unmoved(table, &described.levels, partition)
+            .await?;
+        let rows = block_rows(&schema, limits.batch_bytes);
+        let blocks = self.cluster.blocks(&asked, rows).await?;
+        self.ensure_unmoved(table, &described.levels, partition)
+            .await?;
+        let read = Read {
+            blocks,
+            schema: Arc::new(schema),
+            block: None,
+            at: 0,
+            pass: passed,
+            batch_bytes: usize::try_from(limits.batch_bytes).unwrap_or(usize::MAX),
+        };
+        Ok(stream::try_unfold(read, |mut read| async move {
+            let batch = read.next().await?;
+            Ok(batch.map(|batch| (batch, read)))
+        })
+        .boxed())
+    }
+
+    fn read_bytes(&self, table: &Table) -> u64 {
+        let most = self.cluster.options().answer_bytes_max;
+        let long = |field: &Arc<arrow::datatypes::Field>| width(field).is_none();
+        if table.schema.fields().iter().any(long) {
+            // Only the limit on an answer bounds a block of texts or lists.
+            return most;
+        }
+        // The bytes, what tells nulls, and the buffer that grows to hold them.
+        (u64::from(BLOCK_ROWS_MIN) * row_bytes(&table.schema) * 2 + (1 << 20)).min(most)
+    }
+}
+
+/// The bytes of a cell, where all take as many.
+fn width(field: &arrow::datatypes::Field) -> Option<u64> {
+    let kind = ColumnType::of(field).ok().filter(|kind| !kind.array)?;
+    match kind.item {
+        Type::Symbol => Some(4),
+        Type::Void => Some(0),
+        item => item.width().map(|width| width as u64),
+    }
+}
+
+fn row_bytes(schema: &Schema) -> u64 {
+    schema
+        .fields()
+        .iter()
+        .map(|field| width(field).unwrap_or(LONG_CELL_BYTES))
+        .sum::<u64>()
+        .max(1)
+}
+
+/// How many rows a block has, so that it is about a batch; the server takes no fewer than it takes.
+fn block_rows(schema: &Schema, batch_bytes: u64) -> u32 {
+    let rows = (batch_bytes / row_bytes(schema)).clamp(u64::from(BLOCK_ROWS_MIN), BLOCK_ROWS_MAX);
+    u32::try_from(rows).unwrap_or(BLOCK_ROWS_MIN)
+}
+
+fn cursor_of(rows: u64) -> Cursor {
+    Cursor(Bytes::copy_from_slice(&rows.to_le_bytes()))
+}
+
+fn offset_of(cursor: &Cursor) -> Result<u64> {
+    if cursor.is_start() {
+        return Ok(0);
+    }
+    let bytes: Option<[u8; 8]> = cursor.0.as_ref().try_into().ok();
+    bytes
+        .map(u64::from_le_bytes)
+        .ok_or_else(|| Error::corrupt("a cursor that this engine did not make"))
+}
+
+/// A query under way.
+struct Read {
+    blocks: Blocks,
+    schema: SchemaRef,
+    /// What is left of the block that came last.
+    block: Option<RecordBatch>,
+    /// Rows before it.
+    at: u64,
+    /// Rows that are still passed over.
+    pass: u64,
+    batch_bytes: usize,
+}
+
+impl Read {
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        loop {
+            let block = match self.block.take() {
+                Some(block) => block,
+                None => match self.blocks.next().await? {
+                    Some(block) => block,
+                    None if self.pass > 0 => {
+                        return Err(Error::corrupt(format!(
+                            "a cursor after more than the {} rows of its partition",
+                            self.at
+                        )));
+                    }
+                    None => return Ok(None),
+                },
+            };
+            let over = usize::try_from(self.pass)
+                .unwrap_or(usize::MAX)
+                .min(block.num_rows());
+            self.pass -= over as u64;
+            self.at += over as u64;
+            let block = block.slice(over, block.num_rows() - over);
+            if block.num_rows() == 0 {
+                continue;
+            }
+            let records = cut(&block, self.batch_bytes);
+            let rows = records.num_rows();
+            self.at += rows as u64;
+            if rows < block.num_rows() {
+                self.block = Some(block.slice(rows, block.num_rows() - rows));
+            }
+            let records = fitted(&records, &self.schema)?;
+            return Ok(Some(Batch {
+                records,
+                end: cursor_of(self.at),
+            }));
+        }
+    }
+}
+
+/// The columns that were asked for, of the types that the table was described with.
+fn fitted(records: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(records.num_rows()));
+    // Without columns one was asked for all the same, for its rows to be counted.
+    let columns = records
+        .columns()
+        .iter()
+        .take(schema.fields().len())
+        .cloned()
+        .collect();
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).or_error(
+        Kind::Moved,
+        "the table's columns have changed since it was described",
+    )
+}
+
+/// As many of the first rows as fit a batch; at least one.
+fn cut(rows: &RecordBatch, batch_bytes: usize) -> RecordBatch {
+    let mut cut = rows.clone();
+    loop {
+        let bytes = slice_bytes(&cut);
+        if cut.num_rows() <= 1 || bytes <= batch_bytes {
+            return cut;
+        }
+        let fitting = cut.num_rows().saturating_mul(batch_bytes) / bytes;
+        cut = cut.slice(0, fitting.clamp(1, cut.num_rows() - 1));
+    }
+}
+
+/// The bytes of these rows alone. What symbols stand for is shared by all rows of a block, and is not counted.
+fn slice_bytes(rows: &RecordBatch) -> usize {
+    let columns = rows.columns().iter();
+    columns
+        .map(|column| match column.data_type() {
+            arrow::datatypes::DataType::Dictionary(..) => 4 * column.len(),
+            _ => column
+                .to_data()
+                .get_slice_memory_size()
+                .unwrap_or_else(|_| column.get_array_memory_size()),
+        })
+        .sum()
+}

@@ -1,0 +1,937 @@
+//! One session: its variables, and what its scripts and functions come to.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::{
+    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
+};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Field, Schema};
+use strait_dolphindb::{Column, ColumnType, Object, Type};
+
+use crate::catalog::{Catalog, Database, Said, Scheme, TableState, schema_of};
+use crate::cell::{Cell, cells, scalar, vector};
+use crate::language::{Expression, Select, Statement, parse, parse_expression};
+use crate::login::Logins;
+
+/// What an expression comes to.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// An object that can be sent.
+    Object(Object),
+    /// A table of a database, by URL and name.
+    Table(String, String),
+    /// A database that is open, or a level of one that is being made.
+    Database(String, Vec<Scheme>),
+    /// A function with some of its arguments.
+    Partial(String, Vec<Option<Value>>),
+    /// A constant or a type by its name.
+    Constant(String),
+}
+
+/// A client's session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    catalog: Arc<Mutex<Catalog>>,
+    variables: BTreeMap<String, Value>,
+    /// What scripts have printed.
+    pub printed: Vec<String>,
+    /// Who has logged in.
+    pub logins: Logins,
+}
+
+const CONSTANTS: [&str; 9] = [
+    "VALUE", "RANGE", "LIST", "COMPO", "HASH", "TSDB", "OLAP", "TRANS", "CHUNK",
+];
+
+fn lock(catalog: &Mutex<Catalog>) -> MutexGuard<'_, Catalog> {
+    catalog.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    /// A guest's.
+    pub(crate) fn new(catalog: Arc<Mutex<Catalog>>, logins: Logins) -> Session {
+        Session {
+            catalog,
+            variables: BTreeMap::new(),
+            printed: Vec::new(),
+            logins,
+        }
+    }
+
+    /// Sets a variable.
+    pub(crate) fn upload(&mut self, name: String, value: Object) {
+        self.variables.insert(name, Value::Object(value));
+    }
+
+    /// Runs a script; the answer is what its last statement comes to.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub(crate) fn script(&mut self, script: &str) -> Said<Object> {
+        let mut answer = Object::Nothing;
+        for statement in parse(script)? {
+            match statement {
+                Statement::Assign(name, expression) => {
+                    let value = self.evaluate(&expression)?;
+                    self.variables.insert(name, value);
+                    answer = Object::Nothing;
+                }
+                Statement::Evaluate(expression) => {
+                    let value = self.evaluate(&expression)?;
+                    answer = self.sent(value)?;
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Calls a function, whose name may be any expression that is one.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub(crate) fn call(&mut self, name: &str, arguments: Vec<Object>) -> Said<Object> {
+        let given: Vec<Value> = arguments.into_iter().map(Value::Object).collect();
+        let value = match parse_expression(name)? {
+            Expression::Name(name) => {
+                let given = given.into_iter().map(Some).collect();
+                self.apply(&name, given)?
+            }
+            Expression::Partial(name, held) => {
+                let held = self.optional(&held)?;
+                self.apply(&name, joined(held, given))?
+            }
+            other => return Err(format!("{other:?} is no function")),
+        };
+        self.sent(value)
+    }
+
+    /// What is sent of a value.
+    fn sent(&self, value: Value) -> Said<Object> {
+        match value {
+            Value::Object(object) => Ok(object),
+            Value::Table(database, name) => lock(&self.catalog)
+                .table(&database, &name)?
+                .rows(|_| true)
+                .map(Object::Table),
+            Value::Database(..) | Value::Partial(..) | Value::Constant(_) => Ok(Object::Nothing),
+        }
+    }
+
+    fn optional(&mut self, expressions: &[Option<Expression>]) -> Said<Vec<Option<Value>>> {
+        let mut values = Vec::new();
+        for expression in expressions {
+            values.push(match expression {
+                Some(expression) => Some(self.evaluate(expression)?),
+                None => None,
+            });
+        }
+        Ok(values)
+    }
+
+    fn evaluate(&mut self, expression: &Expression) -> Said<Value> {
+        Ok(match expression {
+            Expression::Literal(cell) => Value::Object(scalar(cell)),
+            Expression::Name(name) => match self.variables.get(name) {
+                Some(value) => value.clone(),
+                None if CONSTANTS.contains(&name.as_str())
+                    || name.parse::<ColumnType>().is_ok() =>
+                {
+                    Value::Constant(name.clone())
+                }
+                None => {
+                    return Err(format!(
+                        "Syntax Error: [line #1] Cannot recognize the token {name}"
+                    ));
+                }
+            },
+            Expression::Call(name, arguments) => {
+                let arguments = self.optional(arguments)?;
+                self.apply(name, arguments)?
+            }
+            Expression::Partial(name, arguments) => {
+                Value::Partial(name.clone(), self.optional(arguments)?)
+            }
+            Expression::Vector(items) => {
+                let items = items
+                    .iter()
+                    .map(|item| self.evaluate(item))
+                    .collect::<Said<Vec<_>>>()?;
+                tuple(items)
+            }
+            Expression::Member(inner, name) => {
+                let inner = self.evaluate(inner)?;
+                member(self.sent(inner)?, name)?
+            }
+            Expression::Binary(..) | Expression::Not(_) => {
+                Value::Object(scalar(&self.cell(expression, None)?))
+            }
+            Expression::Select(select) => Value::Object(self.select(select)?),
+        })
+    }
+
+    /// What a condition or an item comes to in one row, or in none.
+    fn cell(
+        &mut self,
+        expression: &Expression,
+        row: Option<(&BTreeMap<String, Vec<Cell>>, usize)>,
+    ) -> Said<Cell> {
+        Ok(match expression {
+            Expression::Literal(cell) => cell.clone(),
+            Expression::Name(name) => {
+                match row.and_then(|(columns, at)| Some(columns.get(name)?[at].clone())) {
+                    Some(cell) => cell,
+                    None => {
+                        let value = self.evaluate(expression)?;
+                        self.cell_of(value)?
+                    }
+                }
+            }
+            Expression::Not(inner) => Cell::Bool(!self.cell(inner, row)?.is_true()),
+            Expression::Call(name, arguments) if name == "isNull" => {
+                let [Some(inner)] = arguments.as_slice() else {
+                    return Err("isNull takes one argument".into());
+                };
+                Cell::Bool(self.cell(inner, row)? == Cell::Null)
+            }
+            Expression::Binary(left, operator, right) if operator == "in" => {
+                let left = self.cell(left, row)?;
+                let right = self.evaluate(right)?;
+                let found = match self.sent(right)? {
+                    Object::Vector(column) | Object::Scalar(column) => {
+                        cells(column.kind, &column.array).contains(&left)
+                    }
+                    _ => false,
+                };
+                Cell::Bool(found)
+            }
+            Expression::Binary(left, operator, right) => {
+                let (a, b) = (self.cell(left, row)?, self.cell(right, row)?);
+                match operator.as_str() {
+                    "or" | "||" => Cell::Bool(a.is_true() || b.is_true()),
+                    "and" | "&&" => Cell::Bool(a.is_true() && b.is_true()),
+                    "<=" => Cell::Bool(a <= b),
+                    ">=" => Cell::Bool(a >= b),
+                    "<" => Cell::Bool(a < b),
+                    ">" => Cell::Bool(a > b),
+                    "==" => Cell::Bool(a == b),
+                    "!=" | "<>" => Cell::Bool(a != b),
+                    _ => match (a.integer(), b.integer(), operator.as_str()) {
+                        (Some(a), Some(b), "+") => Cell::Int(a + b),
+                        (Some(a), Some(b), "-") => Cell::Int(a - b),
+                        (Some(a), Some(b), "*") => Cell::Int(a * b),
+                        _ => {
+                            return Err(format!(
+                                "{a:?} {operator} {b:?} is not what this stand-in can compute"
+                            ));
+                        }
+                    },
+                }
+            }
+            other => {
+                let value = self.evaluate(other)?;
+                self.cell_of(value)?
+            }
+        })
+    }
+
+    fn cell_of(&self, value: Value) -> Said<Cell> {
+        match self.sent(value)? {
+            Object::Nothing => Ok(Cell::Null),
+            Object::Scalar(column) => Ok(cells(column.kind, &column.array).remove(0)),
+            other => Err(format!("{} where a scalar is needed", other.form())),
+        }
+    }
+
+    fn select(&mut self, select: &Select) -> Said<Object> {
+        let from = self.evaluate(&select.from)?;
+        let mut conditions = Vec::new();
+        let mut wanted: Vec<(String, Cell)> = Vec::new();
+        for condition in &select.conditions {
+            match condition {
+                Expression::Call(name, arguments) if name == "partition" => {
+                    let [Some(Expression::Name(column)), Some(key)] = arguments.as_slice() else {
+                        return Err("partition takes a column and a key".into());
+                    };
+                    wanted.push((column.clone(), self.cell(key, None)?));
+                }
+                other => conditions.push(other),
+            }
+        }
+        let rows = match from {
+            Value::Table(database, name) => {
+                let catalog = Arc::clone(&self.catalog);
+                let mut catalog = lock(&catalog);
+                let table = catalog.table(&database, &name)?;
+                let mut places = vec![None; table.divisions.len()];
+                for (column, key) in wanted {
+                    let level = table
+                        .divisions
+                        .iter()
+                        .position(|(divides, _)| *divides == column);
+                    let level =
+                        level.ok_or_else(|| format!("{column} is not a partitioning column"))?;
+                    let place = match &table.divisions[level].1 {
+                        scheme @ Scheme::Value(_) => scheme.place(&key)?,
+                        _ => key.integer().and_then(|key| usize::try_from(key).ok()),
+                    };
+                    places[level] = Some(place.unwrap_or(usize::MAX));
+                }
+                table.rows(|place| {
+                    place
+                        .iter()
+                        .zip(&places)
+                        .all(|(at, wanted)| wanted.is_none_or(|wanted| wanted == *at))
+                })?
+            }
+            other => match self.sent(other)? {
+                Object::Table(batch) => batch,
+                other => return Err(format!("select from {}", other.form())),
+            },
+        };
+        let rows = self.filtered(rows, &conditions)?;
+        let rows = match select.limit {
+            Some((from, count)) => {
+                let from = from.min(rows.num_rows());
+                rows.slice(from, count.min(rows.num_rows() - from))
+            }
+            None => rows,
+        };
+        self.projected(select, rows)
+    }
+
+    fn filtered(&mut self, rows: RecordBatch, conditions: &[&Expression]) -> Said<RecordBatch> {
+        if conditions.is_empty() {
+            return Ok(rows);
+        }
+        let columns = columns_of(&rows)?;
+        let mut kept = Vec::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            let mut keep = true;
+            for condition in conditions {
+                keep = keep && self.cell(condition, Some((&columns, row)))?.is_true();
+            }
+            kept.push(keep);
+        }
+        filter_record_batch(&rows, &BooleanArray::from(kept)).map_err(|error| error.to_string())
+    }
+
+    fn projected(&mut self, select: &Select, rows: RecordBatch) -> Said<Object> {
+        let mut fields = Vec::new();
+        let mut columns: Vec<ArrayRef> = Vec::new();
+        let mut aggregate = false;
+        for (item, name) in &select.items {
+            let (field, column) = match item {
+                Expression::Name(column) => {
+                    let at = rows
+                        .schema()
+                        .index_of(column)
+                        .map_err(|_| format!("Unrecognized column name {column}."))?;
+                    (rows.schema().field(at).clone(), Arc::clone(rows.column(at)))
+                }
+                Expression::Call(function, arguments) => {
+                    aggregate = true;
+                    let cell = aggregated(function, arguments, &rows)?;
+                    let column = vector(&[cell]);
+                    (column.kind.field(function), column.array)
+                }
+                other => return Err(format!("{other:?} is not what this stand-in can select")),
+            };
+            fields.push(match name {
+                Some(name) => field.with_name(name),
+                None => field,
+            });
+            columns.push(column);
+        }
+        if select.items.is_empty() {
+            return Ok(Object::Table(rows));
+        }
+        if select.exec && columns.len() == 1 {
+            let kind = ColumnType::of(&fields[0]).map_err(|error| error.to_string())?;
+            let column = Column {
+                kind,
+                array: columns.remove(0),
+            };
+            return Ok(if aggregate {
+                Object::Scalar(column)
+            } else {
+                Object::Vector(column)
+            });
+        }
+        let count = if aggregate { 1 } else { rows.num_rows() };
+        table(fields, columns, count).map(Object::Table)
+    }
+
+    /// A function that the stand-in knows.
+    fn apply(&mut self, name: &str, arguments: Vec<Option<Value>>) -> Said<Value> {
+        let nothing = || Value::Object(Object::Nothing);
+        let truth = |truth: bool| Value::Object(scalar(&Cell::Bool(truth)));
+        let catalog = Arc::clone(&self.catalog);
+        Ok(match name {
+            "loadTable" => {
+                let (database, name) = (self.text(&arguments, 0)?, self.text(&arguments, 1)?);
+                lock(&catalog).table(&database, &name)?;
+                Value::Table(database, name)
+            }
+            "tableInsert" | "append!" => {
+                let (target, rows) = (argument(&arguments, 0)?.clone(), &arguments[1..]);
+                self.insert(target, rows)?
+            }
+            "schema" => match argument(&arguments, 0)?.clone() {
+                Value::Table(database, name) => {
+                    let mut catalog = lock(&catalog);
+                    let table = catalog.table(&database, &name)?;
+                    Value::Object(description(table)?)
+                }
+                other => match self.sent(other)? {
+                    Object::Table(batch) => {
+                        let table = TableState::new(batch.schema(), Vec::new(), String::new());
+                        Value::Object(description(&table)?)
+                    }
+                    _ => return Err("schema takes a table".into()),
+                },
+            },
+            "database" => self.database(&arguments)?,
+            "createPartitionedTable" | "createTable" | "createDimensionTable" => {
+                self.create(&arguments)?
+            }
+            "table" => return Err("this stand-in makes tables of uploaded ones only".into()),
+            "existsDatabase" => {
+                let url = self.text(&arguments, 0)?;
+                truth(lock(&catalog).databases.contains_key(&url))
+            }
+            "existsTable" => {
+                let (url, name) = (self.text(&arguments, 0)?, self.text(&arguments, 1)?);
+                truth(lock(&catalog).table(&url, &name).is_ok())
+            }
+            "getClusterDFSTables" => {
+                let catalog = lock(&catalog);
+                let tables = catalog.databases.iter().flat_map(|(url, database)| {
+                    database
+                        .tables
+                        .keys()
+                        .map(move |name| format!("{url}/{name}"))
+                });
+                Value::Object(Object::Vector(texts(tables.collect())))
+            }
+            "dropDatabase" => {
+                let url = self.text(&arguments, 0)?;
+                lock(&catalog)
+                    .databases
+                    .remove(&url)
+                    .ok_or_else(|| format!("The database [{url}] does not exist."))?;
+                nothing()
+            }
+            "addValuePartitions" => self.add_values(&arguments)?,
+            "dropPartition" => self.drop_partition(&arguments)?,
+            "pnodeRun" => match argument(&arguments, 0)?.clone() {
+                Value::Partial(name, held) if name == "getTabletsMeta" => self.tablets(&held)?,
+                other => return Err(format!("pnodeRun({other:?})")),
+            },
+            "print" => {
+                let text = self.text(&arguments, 0)?;
+                self.printed.push(text);
+                nothing()
+            }
+            "sum" => match argument(&arguments, 0)?.clone() {
+                Value::Object(Object::Vector(column)) => {
+                    let sum = cells(column.kind, &column.array)
+                        .iter()
+                        .filter_map(Cell::integer)
+                        .sum();
+                    Value::Object(scalar(&Cell::Int(sum)))
+                }
+                other => return Err(format!("sum({other:?})")),
+            },
+            "version" => Value::Object(scalar(&Cell::Text(
+                "3.00.4 2025.11.01 LINUX x86_64 standin".into(),
+            ))),
+            "isNodeInitialized" => truth(true),
+            "login" | "getDynamicPublicKey" | "scramClientFirst" | "scramClientFinal" => {
+                let mut given = Vec::new();
+                for at in 0..arguments.len() {
+                    given.push(match argument(&arguments, at)? {
+                        Value::Object(Object::Scalar(column)) if column.kind.item == Type::Bool => {
+                            if cells(column.kind, &column.array)[0].is_true() {
+                                "true".into()
+                            } else {
+                                String::new()
+                            }
+                        }
+                        _ => self.text(&arguments, at)?,
+                    });
+                }
+                Value::Object(self.logins.call(name, &given)?)
+            }
+            _ => return Err(format!("Can't recognize function name {name}")),
+        })
+    }
+
+    fn text(&self, arguments: &[Option<Value>], at: usize) -> Said<String> {
+        match argument(arguments, at)? {
+            Value::Object(object) => object.text().map_err(|error| error.to_string()),
+            Value::Constant(name) => Ok(name.clone()),
+            other => Err(format!("{other:?} where a text is needed")),
+        }
+    }
+
+    fn insert(&mut self, target: Value, rows: &[Option<Value>]) -> Said<Value> {
+        let Value::Table(database, name) = target else {
+            return Err("this stand-in appends to tables of databases only".into());
+        };
+        let catalog = Arc::clone(&self.catalog);
+        let mut catalog = lock(&catalog);
+        let rows = match rows {
+            [Some(Value::Object(Object::Table(batch)))] => batch.clone(),
+            _ => {
+                // One vector or scalar for each column.
+                let schema = Arc::clone(&catalog.table(&database, &name)?.schema);
+                let mut columns = Vec::new();
+                let mut fields = Vec::new();
+                for (field, value) in schema.fields().iter().zip(rows) {
+                    match value {
+                        Some(Value::Object(Object::Vector(column) | Object::Scalar(column))) => {
+                            fields.push(column.kind.field(field.name()));
+                            columns.push(Arc::clone(&column.array));
+                        }
+                        other => return Err(format!("{other:?} is no column")),
+                    }
+                }
+                let count = columns.first().map_or(0, |column| column.len());
+                table(fields, columns, count)?
+            }
+        };
+        let inserted = catalog.append(&database, &name, &rows)?;
+        Ok(Value::Object(scalar(&Cell::Int(inserted as i128))))
+    }
+
+    fn database(&mut self, arguments: &[Option<Value>]) -> Said<Value> {
+        let url = self.text(arguments, 0)?;
+        let Some(Some(kind)) = arguments.get(1) else {
+            let catalog = lock(&self.catalog);
+            let database = catalog
+                .databases
+                .get(&url)
+                .ok_or_else(|| format!("The database [{url}] does not exist."))?;
+            return Ok(Value::Database(url, database.schemes.clone()));
+        };
+        let Value::Constant(kind) = kind.clone() else {
+            return Err("database takes a partition type".into());
+        };
+        let scheme = argument(arguments, 2)?.clone();
+        let schemes = match (kind.as_str(), scheme) {
+            ("VALUE", Value::Object(Object::Vector(column))) => vec![Scheme::Value(column)],
+            ("RANGE", Value::Object(Object::Vector(column))) => vec![Scheme::Range(column)],
+            ("LIST", Value::Object(Object::Any(items))) => {
+                let lists = items
+                    .into_iter()
+                    .map(|item| item.into_vector().map_err(|error| error.to_string()));
+                vec![Scheme::List(lists.collect::<Said<_>>()?)]
+            }
+            ("HASH", Value::Partial(name, parts)) if name == "[]" => {
+                let kind = self
+                    .text(&parts, 0)?
+                    .parse::<ColumnType>()
+                    .map_err(|error| error.to_string())?;
+                let buckets = match &parts[1] {
+                    Some(Value::Object(object)) => {
+                        object.integer().map_err(|error| error.to_string())?
+                    }
+                    _ => return Err("HASH takes a type and a number".into()),
+                };
+                vec![Scheme::Hash(kind, u32::try_from(buckets).unwrap_or(1))]
+            }
+            ("COMPO", Value::Partial(name, parts)) if name == "[]" => {
+                let mut schemes = Vec::new();
+                for part in parts.into_iter().flatten() {
+                    match part {
+                        Value::Database(_, inner) => schemes.extend(inner),
+                        other => return Err(format!("{other:?} is no level")),
+                    }
+                }
+                schemes
+            }
+            (kind, scheme) => return Err(format!("{kind} by {scheme:?}")),
+        };
+        if !url.is_empty() {
+            let mut catalog = lock(&self.catalog);
+            if catalog.databases.contains_key(&url) {
+                return Err(format!(
+                    "It is not allowed to overwrite an existing database. RefId: S01008 {url}"
+                ));
+            }
+            catalog.databases.insert(
+                url.clone(),
+                Database {
+                    schemes: schemes.clone(),
+                    tables: BTreeMap::new(),
+                },
+            );
+        }
+        Ok(Value::Database(url, schemes))
+    }
+
+    fn create(&mut self, arguments: &[Option<Value>]) -> Said<Value> {
+        let Value::Database(url, schemes) = argument(arguments, 0)?.clone() else {
+            return Err("a table is made in a database".into());
+        };
+        let sample = argument(arguments, 1)?.clone();
+        let Object::Table(sample) = self.sent(sample)? else {
+            return Err("a table is made like another".into());
+        };
+        let name = self.text(arguments, 2)?;
+        let by = match arguments.get(3) {
+            Some(Some(Value::Object(object))) => {
+                object.texts().map_err(|error| error.to_string())?
+            }
+            _ => Vec::new(),
+        };
+        if !by.is_empty() && by.len() != schemes.len() {
+            return Err(
+                "The number of partitioning columns must be that of the database's levels".into(),
+            );
+        }
+        let mut catalog = lock(&self.catalog);
+        let physical = format!("{:x}", catalog.next_number());
+        let database = catalog
+            .databases
+            .get_mut(&url)
+            .ok_or_else(|| format!("The database [{url}] does not exist."))?;
+        if database.tables.contains_key(&name) {
+            return Err(format!("The table [{name}] already exists. RefId: S01009"));
+        }
+        let divisions = by.into_iter().zip(schemes).collect();
+        database.tables.insert(
+            name.clone(),
+            TableState::new(sample.schema(), divisions, physical),
+        );
+        Ok(Value::Table(url, name))
+    }
+
+    fn add_values(&mut self, arguments: &[Option<Value>]) -> Said<Value> {
+        let Value::Database(url, _) = argument(arguments, 0)?.clone() else {
+            return Err("addValuePartitions takes a database".into());
+        };
+        let added = match argument(arguments, 1)?.clone() {
+            Value::Object(Object::Vector(column) | Object::Scalar(column)) => column,
+            other => return Err(format!("{other:?} are no values")),
+        };
+        let level = match arguments.get(2) {
+            Some(Some(Value::Object(object))) => {
+                object.integer().map_err(|error| error.to_string())?
+            }
+            _ => 0,
+        };
+        let level = usize::try_from(level).unwrap_or(usize::MAX);
+        let mut catalog = lock(&self.catalog);
+        let database = catalog
+            .databases
+            .get_mut(&url)
+            .ok_or_else(|| format!("The database [{url}] does not exist."))?;
+        let grow = |scheme: &mut Scheme| -> Said<()> {
+            let Scheme::Value(known) = scheme else {
+                return Err("not a VALUE partition".into());
+            };
+            let before = cells(known.kind, &known.array);
+            let new = cells(added.kind, &added.array)
+                .iter()
+                .map(|cell| !before.contains(cell))
+                .collect::<Vec<_>>();
+            let array = arrow::compute::cast(&added.array, known.array.data_type())
+                .map_err(|error| error.to_string())?;
+            let new = arrow::compute::filter(&array, &BooleanArray::from(new))
+                .map_err(|error| error.to_string())?;
+            known.array =
+                arrow::compute::concat(&[&known.array, &new]).map_err(|error| error.to_string())?;
+            Ok(())
+        };
+        grow(database.schemes.get_mut(level).ok_or("no such level")?)?;
+        for table in database.tables.values_mut() {
+            if let Some((_, scheme)) = table.divisions.get_mut(level) {
+                grow(scheme)?;
+            }
+        }
+        Ok(Value::Object(Object::Nothing))
+    }
+
+    /// By paths, as `/20170807/0_50`.
+    fn drop_partition(&mut self, arguments: &[Option<Value>]) -> Said<Value> {
+        let Value::Database(url, _) = argument(arguments, 0)?.clone() else {
+            return Err("dropPartition takes a database".into());
+        };
+        let paths = match argument(arguments, 1)? {
+            Value::Object(object) => object.texts().map_err(|error| error.to_string())?,
+            other => return Err(format!("{other:?} are no paths")),
+        };
+        let name = self.text(arguments, 2)?;
+        let mut catalog = lock(&self.catalog);
+        let table = catalog.table(&url, &name)?;
+        let prefix = url.trim_start_matches("dfs:/").to_owned();
+        let doomed: Vec<Vec<usize>> = table
+            .chunks
+            .keys()
+            .filter(|place| {
+                paths.iter().any(|path| {
+                    table.path(&url, place) == format!("{prefix}{path}/{}", table.physical)
+                })
+            })
+            .cloned()
+            .collect();
+        if doomed.is_empty() {
+            return Err("The specified partition does not exist. RefId: S01056".into());
+        }
+        if doomed
+            .iter()
+            .any(|place| table.chunks[place].locked.is_some())
+        {
+            return Err("<ChunkInTransaction>a chunk is locked. RefId:S00002".into());
+        }
+        for place in doomed {
+            table.chunks.remove(&place);
+        }
+        Ok(Value::Object(Object::Nothing))
+    }
+
+    /// One row for each chunk: the real one has a row for each replica.
+    fn tablets(&mut self, held: &[Option<Value>]) -> Said<Value> {
+        let pattern = self.text(held, 0)?;
+        let prefix = pattern.trim_end_matches('%').to_owned();
+        let wanted = self.text(held, 1).unwrap_or_default();
+        let catalog = lock(&self.catalog);
+        let (mut ids, mut paths, mut names, mut versions, mut rows) =
+            (vec![], vec![], vec![], vec![], vec![]);
+        for (url, database) in &catalog.databases {
+            for (name, table) in &database.tables {
+                for (place, chunk) in &table.chunks {
+                    let path = table.path(url, place);
+                    if path.starts_with(&prefix) && (wanted.is_empty() || wanted == *name) {
+                        ids.push(format!("{:032x}", chunk.id));
+                        paths.push(path);
+                        names.push(name.clone());
+                        versions.push(i64::try_from(chunk.cid).unwrap_or(0));
+                        rows.push(i64::try_from(chunk.rows()).unwrap_or(0));
+                    }
+                }
+            }
+        }
+        let count = ids.len();
+        let text = |name: &str| ColumnType::plain(Type::String).field(name);
+        let long = |name: &str| ColumnType::plain(Type::Long).field(name);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(ids)),
+            Arc::new(StringArray::from(paths)),
+            Arc::new(StringArray::from(names)),
+            Arc::new(Int64Array::from(versions)),
+            Arc::new(Int64Array::from(rows)),
+        ];
+        let fields = vec![
+            text("chunkId"),
+            text("dfsPath"),
+            text("tableName"),
+            long("version"),
+            long("rowNum"),
+        ];
+        table(fields, columns, count).map(|batch| Value::Object(Object::Table(batch)))
+    }
+}
+
+fn argument(arguments: &[Option<Value>], at: usize) -> Said<&Value> {
+    let found = arguments.get(at).and_then(Option::as_ref);
+    found.ok_or_else(|| format!("argument {} is missing", at + 1))
+}
+
+/// Fills the places that a partial application has left open, then adds the rest.
+fn joined(held: Vec<Option<Value>>, given: Vec<Value>) -> Vec<Option<Value>> {
+    let mut given = given.into_iter();
+    let mut all: Vec<Option<Value>> = held
+        .into_iter()
+        .map(|value| value.or_else(|| given.next()))
+        .collect();
+    all.extend(given.map(Some));
+    all
+}
+
+/// A vector if it can be one; else a tuple, which may hold what no object is.
+fn tuple(items: Vec<Value>) -> Value {
+    let scalars: Option<Vec<Cell>> = items
+        .iter()
+        .map(|item| match item {
+            Value::Object(Object::Nothing) => Some(Cell::Null),
+            Value::Object(Object::Scalar(column)) => {
+                Some(cells(column.kind, &column.array).remove(0))
+            }
+            _ => None,
+        })
+        .collect();
+    if let Some(scalars) = scalars {
+        return Value::Object(Object::Vector(vector(&scalars)));
+    }
+    let objects: Option<Vec<Object>> = items
+        .iter()
+        .map(|item| match item {
+            Value::Object(object) => Some(object.clone()),
+            _ => None,
+        })
+        .collect();
+    match objects {
+        Some(objects) => Value::Object(Object::Any(objects)),
+        None => Value::Partial("[]".into(), items.into_iter().map(Some).collect()),
+    }
+}
+
+fn member(object: Object, name: &str) -> Said<Value> {
+    match object {
+        Object::Dictionary(entries) => {
+            let found = entries.into_iter().find(|(key, _)| key == name);
+            found
+                .map(|(_, value)| Value::Object(value))
+                .ok_or_else(|| format!("no key {name}"))
+        }
+        Object::Table(batch) => {
+            let at = batch
+                .schema()
+                .index_of(name)
+                .map_err(|error| error.to_string())?;
+            let kind =
+                ColumnType::of(batch.schema().field(at)).map_err(|error| error.to_string())?;
+            Ok(Value::Object(Object::Vector(Column {
+                kind,
+                array: Arc::clone(batch.column(at)),
+            })))
+        }
+        other => Err(format!("{} has no member {name}", other.form())),
+    }
+}
+
+fn columns_of(rows: &RecordBatch) -> Said<BTreeMap<String, Vec<Cell>>> {
+    let mut columns = BTreeMap::new();
+    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+        let kind = ColumnType::of(field).map_err(|error| error.to_string())?;
+        columns.insert(field.name().clone(), cells(kind, column));
+    }
+    Ok(columns)
+}
+
+fn aggregated(function: &str, arguments: &[Option<Expression>], rows: &RecordBatch) -> Said<Cell> {
+    if function == "count" && arguments.is_empty() {
+        return Ok(Cell::Int(rows.num_rows() as i128));
+    }
+    let [Some(Expression::Name(column))] = arguments else {
+        return Err(format!("{function} of what?"));
+    };
+    let mut columns = columns_of(rows)?;
+    let cells = columns
+        .remove(column)
+        .ok_or_else(|| format!("Unrecognized column name {column}."))?;
+    let valid = cells.into_iter().filter(|cell| *cell != Cell::Null);
+    match function {
+        "min" => Ok(valid.min().unwrap_or(Cell::Null)),
+        "max" => Ok(valid.max().unwrap_or(Cell::Null)),
+        "sum" => Ok(Cell::Int(valid.filter_map(|cell| cell.integer()).sum())),
+        "count" => Ok(Cell::Int(valid.count() as i128)),
+        _ => Err(format!("Can't recognize function name {function}")),
+    }
+}
+
+fn texts(texts: Vec<String>) -> Column {
+    Column {
+        kind: ColumnType::plain(Type::String),
+        array: Arc::new(StringArray::from(texts)),
+    }
+}
+
+fn table(fields: Vec<Field>, columns: Vec<ArrayRef>, rows: usize) -> Said<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+        .map_err(|error| error.to_string())
+}
+
+/// What `schema` says of a table.
+fn description(table_state: &TableState) -> Said<Object> {
+    let fields = table_state.schema.fields();
+    let kinds = fields
+        .iter()
+        .map(|field| ColumnType::of(field).map_err(|error| error.to_string()));
+    let kinds = kinds.collect::<Said<Vec<_>>>()?;
+    let names: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
+    let count = names.len();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(names)),
+        Arc::new(StringArray::from(
+            kinds.iter().map(ColumnType::to_string).collect::<Vec<_>>(),
+        )),
+        Arc::new(Int32Array::from(
+            kinds
+                .iter()
+                .map(|kind| i32::from(kind.code()))
+                .collect::<Vec<_>>(),
+        )),
+        Arc::new(Int32Array::from(
+            kinds
+                .iter()
+                .map(|kind| kind.item.scale().map(i32::from))
+                .collect::<Vec<_>>(),
+        )),
+        Arc::new(StringArray::from(vec![None::<&str>; count])),
+    ];
+    let defined = schema_of(&[
+        ("name".into(), ColumnType::plain(Type::String)),
+        ("typeString".into(), ColumnType::plain(Type::String)),
+        ("typeInt".into(), ColumnType::plain(Type::Int)),
+        ("extra".into(), ColumnType::plain(Type::Int)),
+        ("comment".into(), ColumnType::plain(Type::String)),
+    ]);
+    let defined = RecordBatch::try_new(defined, columns).map_err(|error| error.to_string())?;
+    let mut entries = vec![("colDefs".to_owned(), Object::Table(defined))];
+    let divisions = &table_state.divisions;
+    let places = divisions.iter().map(|(name, _)| {
+        table_state
+            .schema
+            .index_of(name)
+            .map_or(-1, |at| at as i128)
+    });
+    let places: Vec<Cell> = places.map(Cell::Int).collect();
+    let names: Vec<String> = divisions.iter().map(|(name, _)| name.clone()).collect();
+    let codes: Vec<Cell> = divisions
+        .iter()
+        .map(|(_, scheme)| Cell::Int(scheme.code().into()))
+        .collect();
+    let types: Vec<String> = divisions
+        .iter()
+        .map(|(_, scheme)| scheme.name().to_owned())
+        .collect();
+    let schemes: Vec<Object> = divisions
+        .iter()
+        .map(|(_, scheme)| match scheme {
+            Scheme::Value(column) | Scheme::Range(column) => Object::Vector(column.clone()),
+            Scheme::List(lists) => Object::Any(lists.iter().cloned().map(Object::Vector).collect()),
+            Scheme::Hash(_, buckets) => scalar(&Cell::Int((*buckets).into())),
+        })
+        .collect();
+    // One level is described by scalars, several by vectors and a tuple.
+    let by = |all: Column| {
+        if divisions.len() == 1 {
+            Object::Scalar(all)
+        } else {
+            Object::Vector(all)
+        }
+    };
+    if divisions.is_empty() {
+        entries.push(("partitionColumnIndex".into(), scalar(&Cell::Int(-1))));
+    } else {
+        entries.push(("partitionColumnIndex".into(), by(vector(&places))));
+        entries.push(("partitionColumnName".into(), by(texts(names))));
+        entries.push(("partitionType".into(), by(vector(&codes))));
+        entries.push(("partitionTypeName".into(), by(texts(types))));
+        let mut schemes = schemes;
+        let scheme = if schemes.len() == 1 {
+            schemes.remove(0)
+        } else {
+            Object::Any(schemes)
+        };
+        entries.push(("partitionSchema".into(), scheme));
+    }
+    entries.push(("engineType".into(), scalar(&Cell::Text("OLAP".into()))));
+    Ok(Object::Dictionary(entries))
+}
