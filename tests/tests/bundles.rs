@@ -30,6 +30,9 @@ fn table() -> TableName {
     TABLE.parse().expect("a table")
 }
 
+/// A file, the day whose rows it has, what is done to it, and how that is told.
+type Damage<'a> = (PathBuf, Option<u32>, &'a dyn Fn(&Path), &'a str);
+
 /// Both agents, and directories to carry.
 struct World {
     lakes: Lakes,
@@ -226,7 +229,7 @@ async fn what_is_not_whole_is_named_and_nothing_is_restored() {
         std::fs::write(path, bytes).expect("it is written");
     };
     let remove = |path: &Path| std::fs::remove_file(path).expect("it is removed");
-    let damage: [(PathBuf, Option<u32>, &dyn Fn(&Path), &str); 5] = [
+    let damage: [Damage<'_>; 5] = [
         (of_day(1), Some(1), &remove, "missing"),
         (of_day(2), Some(2), &cut, "cut short"),
         (of_day(3), Some(3), &flip, "its content has changed"),
