@@ -121,13 +121,9 @@ mod tests {
         };
         let all = values(&[1, 2, 5, 8, 9]);
         let of = |selected: &[i64], lookback| before("d", &all, &values(selected), lookback);
-        assert_eq!(of(&[8, 9], 2).as_deref(), Some("\"d\" >= 2 and \"d\" < 8"));
-        assert_eq!(of(&[8], 9).as_deref(), Some("\"d\" >= 1 and \"d\" < 8"));
+        assert_eq!(of(&[8, 9], 2).as_deref(), Some("d >= 2 and d < 8"));
+        assert_eq!(of(&[8], 9).as_deref(), Some("d >= 1 and d < 8"));
         assert_eq!(of(&[1], 2), None, "nothing is before the first");
-        assert_eq!(
-            of(&[], 1).as_deref(),
-            Some("\"d\" >= 9"),
-            "nothing is selected"
-        );
+        assert_eq!(of(&[], 1).as_deref(), Some("d >= 9"), "nothing is selected");
     }
 }

@@ -69,6 +69,8 @@ class Writer:
         self.path = str(path)
         self.commits = 0
         self._rng = rng
+        # Days to which nothing is added: what has a row again is not gone, and is not dropped at B.
+        self.spared = set()
         # Held by who plans, and by whole scenarios.
         self._lock = threading.RLock()
         self._stop = threading.Event()
@@ -96,7 +98,8 @@ class Writer:
         try:
             while not self._stop.wait(WRITER_PAUSE_S):
                 with self._lock:
-                    day = FIRST_DAY + datetime.timedelta(days=self._rng.randrange(DAYS + 4))
+                    days = [FIRST_DAY + datetime.timedelta(days=number) for number in range(DAYS + 4)]
+                    day = self._rng.choice([day for day in days if day not in self.spared])
                     rows = ticks(self._rng, day, self._next_id, WRITER_ROWS)
                     write_deltalake(self.path, rows, mode="append")
                     self._next_id += WRITER_ROWS
@@ -305,6 +308,7 @@ def mirror_nights(world):
                 differing = drift(world, path_b)
                 (goes,) = days_of(world.source_table, world.rng, 1)
                 DeltaTable(world.source_table).delete(where_day(goes))
+                world.writer.spared = set(goes)
                 dropped = int(goes in counts_by_log(path_b))
             now = files_by_key(world.source_table)
             before = files_by_key(world.source_table, seen) if seen is not None else {}
@@ -315,6 +319,7 @@ def mirror_nights(world):
         with run:
             kill(world, run, roles, 3 if world.quick else 6, 0.5)
             run.ends_equal()
+        world.writer.spared = set()
         shown = run.show()
         # What a killed attempt had copied is counted as copied, and what was not begun is decided anew.
         world.checks.check(
