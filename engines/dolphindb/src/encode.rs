@@ -75,7 +75,7 @@ pub(crate) fn check(argument: &Argument) -> Result<()> {
 /// Refuses rows that the server cannot hold as they are.
 ///
 /// # Errors
-/// As [`check`], for a table.
+/// `Schema` for a type that it lacks; `Refused` for a value, naming column and row.
 pub fn check_table(batch: &RecordBatch) -> Result<()> {
     let schema = batch.schema_ref();
     if schema.fields().len() > COLUMNS_MAX {
