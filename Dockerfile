@@ -1,6 +1,6 @@
 # One image for both agents and the command line: the one binary runs either.
 #
-#   docker build -t strait .                          builds in a container; needs crates.io in the build stage only
+#   docker build -t strait .                          builds in a container; needs the network in the build stage only
 #   cargo build --release --bin strait && docker build -t strait --target runtime-host .
 #                                                     takes the binary from the host, and needs no network if the base is there
 #                                                     (the host's C library must not be newer than the base's)
