@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use strait_common::budget::{Budget, Lease};
 use strait_common::config::Percent;
 use strait_common::cpu::CpuPool;
@@ -33,6 +34,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tonic::Streaming;
 
+use crate::narrow;
 use crate::session::{Action, Event, Session, answer_finish};
 use crate::tables::Attached;
 
@@ -57,7 +59,9 @@ pub struct Stream {
     /// The attempt that it belongs to.
     pub attached: Attached,
     /// The rows' schema, as `Open` gave it.
-    pub schema: arrow::datatypes::SchemaRef,
+    pub schema: SchemaRef,
+    /// The same in the types in which the engine gets them.
+    pub held: SchemaRef,
     /// The digest id of that schema.
     pub digest_id: DigestId,
     /// Frames in flight.
@@ -543,10 +547,17 @@ impl Appender {
             .decoder
             .take()
             .ok_or_else(|| Error::internal("a frame is being decoded"))?;
+        let held = (self.stream.held != self.stream.schema)
+            .then(|| (SchemaRef::clone(&self.stream.held), self.session.rows()));
         let decode = move || {
-            let decoded = decoder
-                .decode(frame)
-                .and_then(|records| Ok((digest(&records)?, records)));
+            let decoded = decoder.decode(frame).and_then(|records| {
+                let digest = digest(&records)?;
+                let records = match &held {
+                    None => records,
+                    Some((held, first)) => narrow::apply(&records, held, *first)?,
+                };
+                Ok((digest, records))
+            });
             Ok((decoder, decoded))
         };
         let (decoder, decoded): (Decoder, Result<(Digest, RecordBatch)>) =

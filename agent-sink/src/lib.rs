@@ -8,6 +8,7 @@
 
 pub mod copy;
 pub mod local;
+pub mod narrow;
 pub mod page;
 pub mod readback;
 pub mod service;

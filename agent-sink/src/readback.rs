@@ -1,14 +1,15 @@
 //! Reads partitions of B back and digests what is stored there, for `verify`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
-use strait_common::digest::{Digest, DigestId};
+use strait_common::digest::DigestId;
 use strait_common::engine::{Holding, Partition, Receipt, Store, Table};
-use strait_common::fingerprint::{Reading, is_its_own};
+use strait_common::fingerprint::{Fingerprint, Reading, is_its_own};
 use strait_common::key::PartitionKey;
 use strait_common::patience::{patient_stream, within};
 use strait_common::selection::{Selection, SelectionSpec};
@@ -77,6 +78,14 @@ impl Readback {
         let newest = |key: &PartitionKey| receipts.get(key).and_then(|of_key| of_key.last());
         let table = self.store.source.describe(&self.wanted.name).await?;
         let selection = self.resolve(&table)?;
+        if table.divisions != self.wanted.divisions {
+            let keys = wanted.iter().cloned().collect();
+            for (key, stored) in self.apart(&table, &selection, keys).await? {
+                let answer = answer(&key, newest(&key));
+                reply(replies, with(answer, stored)?).await?;
+            }
+            return Ok(());
+        }
         let mut partitions = BTreeMap::new();
         let mut all = self
             .store
@@ -94,27 +103,18 @@ impl Readback {
         } else {
             wanted.iter().collect()
         };
+        let whole = Arc::new(vec![PartitionKey::default()]);
         for key in keys {
             let mut answer = answer(key, newest(key));
             let stored = match partitions.get(key) {
                 Some(partition) => {
                     answer.version = Some(partition.version.0.clone());
-                    self.read(&table, &selection, partition).await
+                    let read = self.read(&table, &selection, partition, &whole).await;
+                    read.map(|mut sums| sums.pop().unwrap_or_default())
                 }
-                None => Ok((0, Digest::default())),
+                None => Ok(Fingerprint::default()),
             };
-            match stored {
-                Ok((rows, digest)) => {
-                    answer.rows = Some(rows);
-                    answer.digest = Some(digest.to_bytes().to_vec().into());
-                }
-                Err(error) if is_its_own(error.kind()) => {
-                    answer.kind = Some(error.kind().name().to_owned());
-                    answer.message = error.to_string();
-                }
-                Err(error) => return Err(error),
-            }
-            reply(replies, answer).await?;
+            reply(replies, with(answer, stored)?).await?;
         }
         Ok(())
     }
@@ -201,12 +201,42 @@ impl Readback {
         Ok(selection)
     }
 
+    /// What a table that is divided otherwise has of each of A's keys: all of it is read once, and rows are told apart.
+    async fn apart(
+        &self,
+        table: &Table,
+        selection: &Selection,
+        keys: Vec<PartitionKey>,
+    ) -> Result<Vec<(PartitionKey, Result<Fingerprint>)>> {
+        let keys = Arc::new(keys);
+        let mut sums = vec![Fingerprint::default(); keys.len()];
+        let partitions = self.store.source.partitions(&table.name, selection);
+        let mut partitions = partitions.await?;
+        while let Some(partition) = partitions.next().await {
+            match self.read(table, selection, &partition?, &keys).await {
+                Ok(found) => {
+                    for (sum, (rows, digest)) in sums.iter_mut().zip(found) {
+                        *sum = (sum.0 + rows, sum.1.plus(digest));
+                    }
+                }
+                // It may have rows of any of them.
+                Err(error) if is_its_own(error.kind()) => {
+                    let same = || Err(Error::new(error.kind(), error.to_string()));
+                    return Ok(keys.iter().map(|key| (key.clone(), same())).collect());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(keys.iter().cloned().zip(sums.into_iter().map(Ok)).collect())
+    }
+
     async fn read(
         &self,
         table: &Table,
         selection: &Selection,
         partition: &Partition,
-    ) -> Result<(u64, Digest)> {
+        keys: &Arc<Vec<PartitionKey>>,
+    ) -> Result<Vec<Fingerprint>> {
         let lease_bytes = self.store.source.read_bytes(table) + 3 * BATCH_BYTES;
         let lease = self.budget.lease_within(lease_bytes, self.engine_timeout);
         let _lease = lease.await.context("at the sink")?;
@@ -218,7 +248,7 @@ impl Readback {
             budget: &self.budget,
             cpu: &self.cpu,
         };
-        reading.fingerprint(partition).await
+        reading.fingerprints(partition, keys).await
     }
 }
 
@@ -257,6 +287,25 @@ fn answer(key: &PartitionKey, receipt: Option<&Receipt>) -> v1::DigestReply {
         receipt: receipt.map(Into::into),
         ..v1::DigestReply::default()
     }
+}
+
+/// The answer with what is stored, or with why that partition cannot be read.
+///
+/// # Errors
+/// What ends the whole request.
+fn with(mut answer: v1::DigestReply, stored: Result<Fingerprint>) -> Result<v1::DigestReply> {
+    match stored {
+        Ok((rows, digest)) => {
+            answer.rows = Some(rows);
+            answer.digest = Some(digest.to_bytes().to_vec().into());
+        }
+        Err(error) if is_its_own(error.kind()) => {
+            answer.kind = Some(error.kind().name().to_owned());
+            answer.message = error.to_string();
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(answer)
 }
 
 async fn reply(

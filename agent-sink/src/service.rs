@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::{Schema, SchemaRef};
 use futures::StreamExt;
 use strait_common::budget::Budget;
 use strait_common::clock::now_ns;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Response, Status, Streaming};
 
 use crate::copy::{self, PhaseCell, Room, Stream};
+use crate::narrow;
 use crate::page::Page;
 use crate::readback::{self, Readback};
 use crate::tables::{Attached, TableId, Tables};
@@ -136,6 +138,13 @@ impl Shared {
             .shape
             .ok_or_else(|| Error::corrupt("a request without a shape"))?;
         let wanted = wire::table(id.table.clone(), shape)?;
+        let narrow = request.narrow.as_slice();
+        // The types in which the engine gets them.
+        let asked = SchemaRef::clone(&wanted.schema);
+        let wanted = Table {
+            schema: held_as(store, &id.table, asked.as_ref(), narrow).await?,
+            ..wanted
+        };
         let evolves = matches!(
             policy,
             v1::SchemaPolicy::Unspecified | v1::SchemaPolicy::Evolve
@@ -150,7 +159,7 @@ impl Shared {
             )));
         }
         let limits = store.sink.limits(&sent.schema)?;
-        let columns = column_plans(store, &id.table, &wanted, &missing, evolves).await?;
+        let columns = column_plans(store, &id.table, &asked, &missing, evolves, narrow).await?;
         let sink = &store.sink;
         let prepared = if evolves && !missing.is_empty() {
             // What does not fit is refused before a column is added.
@@ -190,6 +199,7 @@ impl Shared {
             foreign: prepared.foreign,
             absent,
             columns,
+            divided_otherwise: prepared.divided_otherwise,
             value_rules: limits.value_rules,
             atomic: limits.publish == Publish::Atomic,
             free_bytes: store.sink.space().await?.map(|space| space.free),
@@ -260,7 +270,8 @@ impl Shared {
                 open.digest_id
             )));
         }
-        let writer_bytes = store.sink.limits(&schema)?.writer_bytes;
+        let held = held_as(store, &id.table, &schema, &open.narrow).await?;
+        let writer_bytes = store.sink.limits(&held)?.writer_bytes;
         let lease_bytes = stream_bytes(open.window_frames, open.frame_bytes_max, writer_bytes);
         let capacity = open.window_frames as usize + REPLIES_MAX;
         let (replies, stream) = mpsc::channel(capacity);
@@ -297,6 +308,7 @@ impl Shared {
                 let stream = Stream {
                     attached,
                     schema,
+                    held,
                     digest_id,
                     window_frames: open.window_frames,
                     frame_bytes_max: open.frame_bytes_max,
@@ -533,12 +545,27 @@ impl Shared {
 }
 
 /// Every column of either side, those of A first, as they are before anything is made.
+/// Columns as the engine gets them: those that are named in the types of its table, if there is one.
+async fn held_as(
+    store: &Store,
+    table: &TableName,
+    sent: &Schema,
+    narrow: &[String],
+) -> Result<SchemaRef> {
+    let held = match !narrow.is_empty() && store.source.tables().await?.contains(table) {
+        true => store.source.describe(table).await?.schema,
+        false => SchemaRef::new(Schema::empty()),
+    };
+    narrow::as_held(sent, &held, narrow)
+}
+
 async fn column_plans(
     store: &Store,
     table: &TableName,
-    wanted: &Table,
+    wanted: &SchemaRef,
     missing: &[String],
     evolves: bool,
+    narrow: &[String],
 ) -> Result<Vec<v1::ColumnPlan>> {
     let there = store.source.tables().await?.contains(table);
     let here = match there {
@@ -546,7 +573,7 @@ async fn column_plans(
         false => None,
     };
     let mut columns = Vec::new();
-    for field in wanted.schema.fields() {
+    for field in wanted.fields() {
         let found = here
             .as_ref()
             .map(|here| here.field_with_name(field.name()).ok());
@@ -555,6 +582,11 @@ async fn column_plans(
             None => (Some(column_type(field)), "created"),
             _ if missing.contains(field.name()) && evolves => (Some(added()), "added"),
             Some(None) => (None, "left out"),
+            Some(Some(found))
+                if narrow.contains(field.name()) && found.data_type() != field.data_type() =>
+            {
+                (Some(column_type(found)), "narrowed")
+            }
             Some(Some(found)) => (Some(column_type(found)), "same"),
         };
         columns.push(v1::ColumnPlan {
@@ -565,7 +597,7 @@ async fn column_plans(
         });
     }
     let here = here.iter().flat_map(|here| here.fields());
-    let not_sent = here.filter(|field| wanted.schema.index_of(field.name()).is_err());
+    let not_sent = here.filter(|field| wanted.index_of(field.name()).is_err());
     columns.extend(not_sent.map(|field| v1::ColumnPlan {
         name: field.name().clone(),
         source: None,

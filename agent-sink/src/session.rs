@@ -173,6 +173,14 @@ impl Session {
         }
     }
 
+    /// How many rows of the partition that is being written the engine has, from its start.
+    pub fn rows(&self) -> u64 {
+        match &self.state {
+            State::Opening(writing) | State::Writing(writing) => writing.rows + writing.chunk_rows,
+            State::Idle | State::Dropping => 0,
+        }
+    }
+
     /// The partition that is being written, for logs.
     pub fn partition(&self) -> Option<&PartitionKey> {
         match &self.state {

@@ -21,6 +21,9 @@ pub struct Terms {
     pub mode_named: bool,
     /// What happens to columns that B's table lacks.
     pub columns_lacking: Lacking,
+    /// Columns whose values go into B's type where that is another one.
+    #[serde(default)]
+    pub narrow: Vec<String>,
     /// At most this many streams at a time; the agent's own limit if 0.
     pub streams: u32,
     /// The most that the frames take on the wire, in bytes a second.
@@ -74,6 +77,11 @@ pub fn selection(selectors: v1::Selectors) -> SelectionSpec {
     }
 }
 
+fn narrow(selectors: &Option<v1::Selectors>) -> Vec<String> {
+    let selectors = selectors.iter();
+    selectors.flat_map(|asked| asked.narrow.clone()).collect()
+}
+
 impl TryFrom<v1::StartRunRequest> for Terms {
     type Error = Error;
 
@@ -83,6 +91,7 @@ impl TryFrom<v1::StartRunRequest> for Terms {
             mode: Mode::try_from(request.mode)?,
             mode_named: kind != v1::mode::Kind::Unspecified,
             columns_lacking: request.schema_policy().into(),
+            narrow: narrow(&request.selectors),
             streams: request.streams,
             bandwidth_max: request.bandwidth_max,
             without_room: request.without_room,

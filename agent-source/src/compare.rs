@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use strait_common::digest::Digest;
 use strait_common::engine::{Division, Partition, Receipt, Source, Version};
-use strait_common::fingerprint::Reading;
+use strait_common::fingerprint::{Fingerprint, Reading};
 use strait_common::ids::TableName;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, Result, wire};
@@ -15,9 +15,6 @@ use strait_proto::v1;
 use crate::agent::Agent;
 use crate::job::Job;
 use crate::link::{self, Holdings, Link};
-
-/// Selected rows, and their digest.
-pub type Fingerprint = (u64, Digest);
 
 /// The two sides of a job.
 #[derive(Clone, Copy, Debug)]

@@ -392,6 +392,7 @@ async fn begin(
             from: member.from.clone(),
             to: member.to.clone(),
             selection: request.terms.selection.clone(),
+            narrow: request.terms.narrow.clone(),
             partitions: Default::default(),
             receipts: None,
         },

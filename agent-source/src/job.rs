@@ -138,6 +138,9 @@ pub struct Spec {
     /// A file of receipts of what has arrived at B already, which is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipts: Option<PathBuf>,
+    /// Columns whose values go into B's type where that is another one, each exactly or not at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub narrow: Vec<String>,
 }
 
 impl Spec {
@@ -169,6 +172,7 @@ impl TryFrom<v1::Selectors> for Spec {
             to,
             selection: crate::asked::selection(selectors.clone()),
             partitions: KeyPatterns(selectors.partitions),
+            narrow: selectors.narrow,
             receipts: match selectors.receipts {
                 path if path.is_empty() => None,
                 path if Path::new(&path).is_absolute() => Some(path.into()),
@@ -191,6 +195,7 @@ impl From<&Spec> for v1::Selectors {
             columns: spec.selection.columns.clone().unwrap_or_default(),
             zone: spec.selection.zone.clone().unwrap_or_default(),
             partitions: spec.partitions.0.clone(),
+            narrow: spec.narrow.clone(),
             receipts: spec
                 .receipts
                 .as_ref()

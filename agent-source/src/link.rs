@@ -15,7 +15,7 @@ use strait_proto::{PROTOCOL_MAX, PROTOCOL_MIN, RELEASE, v1};
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::job::Place;
+use crate::job::{Place, Spec};
 
 /// Replies are small; a page of positions or receipts is the largest.
 const REPLY_BYTES_MAX: usize = 16 << 20;
@@ -105,7 +105,7 @@ impl Link {
     /// What the sink says; `Refused` if it answers in a protocol that was not offered; `Unavailable` if it cannot be reached.
     pub async fn prepare(
         &self,
-        to: &Place,
+        spec: &Spec,
         wanted: &Table,
         window: Window,
         policy: v1::SchemaPolicy,
@@ -115,7 +115,8 @@ impl Link {
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL_MAX,
             release: RELEASE.to_owned(),
-            target: Some(target(to)),
+            target: Some(target(&spec.to)),
+            narrow: spec.narrow.clone(),
             shape: Some(wire::shape(&wanted.schema, &wanted.divisions)?),
             dry_run,
             window_frames: window.frames,

@@ -7,6 +7,7 @@ use futures::StreamExt;
 use strait_common::clock::now_ns;
 use strait_common::config::ByteSize;
 use strait_common::digest::DigestId;
+use strait_common::division::division_text;
 use strait_common::engine::{Disposition, Partition, Receipt, Source, Stream, Table};
 use strait_common::ids::RunId;
 use strait_common::key::PartitionKey;
@@ -148,7 +149,7 @@ impl Resolved {
             source,
             link,
         } = self;
-        let reply = link.prepare(&job.spec.to, &wanted, window(agent), policy, true);
+        let reply = link.prepare(&job.spec, &wanted, window(agent), policy, true);
         let reply = reply.await?;
         let both = agent.stream_bytes(source.read_bytes(&table)) + reply.stream_bytes;
         if link.is_local() && both > agent.config.memory_bytes {
@@ -166,12 +167,32 @@ impl Resolved {
                 job.mode.name()
             )));
         }
+        let mut warnings = selection.warnings();
+        if let Some(there) = &reply.divided_otherwise {
+            let here = division_text(&wanted.divisions);
+            let differ = format!("the source divides by ({here}), the sink by ({there})");
+            if job.mode.disposition() == Disposition::Replace {
+                return Err(Error::refused(format!(
+                    "{differ}: --mode {} puts whole partitions of the source in the place of the sink's, which have other rows. Use --mode append, or copy into a \
+                     table of another name, which is made with the source's division",
+                    job.mode.name()
+                )));
+            }
+            if link.is_local() {
+                return Err(Error::refused(format!(
+                    "{differ}, and a bundle has partitions of the source; back up into another directory, or into a table of another name"
+                )));
+            }
+            warnings.push(format!(
+                "{differ}: each partition of the source adds files to several of the sink's, and `strait verify` reads the whole table at the sink"
+            ));
+        }
         let arrived = match job.spec.receipts.clone() {
             Some(path) => agent.cpu.run(move || Arrived::read(&path)).await?,
             None => Arrived::default(),
         };
         Ok(Planned {
-            warnings: selection.warnings(),
+            warnings,
             job,
             selection,
             table,
@@ -196,8 +217,10 @@ impl Planned {
     /// Has made at B what is to be made.
     async fn make(mut self, agent: &Agent, policy: v1::SchemaPolicy) -> Result<Planned> {
         if !self.reply.created.is_empty() {
-            let (to, wanted) = (&self.job.spec.to, &self.wanted);
-            let made = self.link.prepare(to, wanted, window(agent), policy, false);
+            let (spec, wanted) = (&self.job.spec, &self.wanted);
+            let made = self
+                .link
+                .prepare(spec, wanted, window(agent), policy, false);
             self.reply = made.await?;
         }
         Ok(self)
@@ -229,6 +252,23 @@ impl Planned {
              makes the selected partitions equal to the source's, --mode replace puts the source's in their place",
             self.job.spec.to.table
         )))
+    }
+
+    /// Whether rows that came divided otherwise can be among those that are appended. The run looks again when it has the claim; here nothing is claimed yet.
+    async fn check_other_divisions(&self, agent: &Agent) -> Result<()> {
+        let mode = self.job.mode;
+        if mode != (Mode::Append { again: false }) {
+            return Ok(());
+        }
+        let mut overlaps = self.overlaps();
+        let request = self.sides(agent).digest_request(Vec::new(), true)?;
+        let mut receipts = self.link.digests(request).await?;
+        while let Some((_, receipt)) = receipts.next().await? {
+            if let Some(receipt) = receipt {
+                overlaps.check_other_division(mode, "an earlier run", &receipt)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether each partition is selected whole where that is needed, and B has room for what is copied, as far as stored bytes tell. What must be compared
@@ -314,7 +354,7 @@ impl Planned {
     fn overlaps(&self) -> Overlaps {
         Overlaps::new(
             self.selection.clone(),
-            Arc::clone(&self.table.schema),
+            &self.table,
             DigestId(self.job.digest_id.clone()),
         )
     }
@@ -407,6 +447,7 @@ pub async fn start(agent: &Arc<Agent>, mut asked: Asked) -> Result<Started> {
     }
     planned.check_foreign(mode_named)?;
     planned.check_partitions(agent, without_room).await?;
+    planned.check_other_divisions(agent).await?;
     let planned = planned.make(agent, policy).await?;
     // Whoever asked for the same in the meantime has begun it by now, or waits here.
     let _starting = agent.starting.lock().await;
@@ -744,11 +785,15 @@ struct Actions {
 impl Actions {
     async fn new(agent: &Agent, planned: &Planned) -> Result<Actions> {
         let (mut receipts, mut held) = (HashMap::<_, Vec<_>>::new(), BTreeMap::new());
+        let mut overlaps = planned.overlaps();
         let sides = planned.sides(agent);
         if let Mode::Append { .. } = planned.job.mode {
             let request = sides.digest_request(Vec::new(), true)?;
             let mut digests = planned.link.digests(request).await?;
             while let Some((reply, receipt)) = digests.next().await? {
+                if let Some(receipt) = &receipt {
+                    overlaps.check_other_division(planned.job.mode, "an earlier run", receipt)?;
+                }
                 receipts.entry(reply.key).or_default().extend(receipt);
             }
         } else {
@@ -759,7 +804,7 @@ impl Actions {
         }
         Ok(Actions {
             job: planned.job.clone(),
-            overlaps: planned.overlaps(),
+            overlaps,
             receipts,
             held,
         })

@@ -294,16 +294,24 @@ impl Run {
     /// A position that this attempt's attach told.
     ///
     /// # Errors
-    /// `Corrupt` if it says what this run never asked for; `Unavailable` if the store cannot be written.
+    /// `Corrupt` if it says what this run never asked for; `Refused` if appending could double rows that came divided otherwise; `Unavailable` if the store cannot be written.
     pub fn position(&mut self, position: &Position) -> Result<()> {
         let key = position.key.to_string();
         let row = self.store.partition_by_key(self.id, &key)?;
         if position.state == PositionState::Dropped && position.run == self.id {
             return self.was_dropped(&position.key, row);
         }
+        let overlaps = self.overlaps.as_mut();
+        let overlaps = overlaps.ok_or_else(|| Error::internal("a position before an attach"))?;
         let Some(row) = row else {
-            // A partition that this run does not select.
-            return Ok(());
+            // A partition that this run does not select, or rows that came divided otherwise.
+            return match &position.state {
+                PositionState::Committed(receipt) if position.run != self.id => {
+                    let run = format!("run {}", position.run);
+                    overlaps.check_other_division(self.job.mode, &run, receipt)
+                }
+                _ => Ok(()),
+            };
         };
         if let PositionState::Committed(receipt) = &position.state
             && position.run == self.id
@@ -314,8 +322,6 @@ impl Run {
                 row.partition.key.label()
             )));
         }
-        let overlaps = self.overlaps.as_mut();
-        let overlaps = overlaps.ok_or_else(|| Error::internal("a position before an attach"))?;
         match standing(self.id, &self.job, overlaps, &row.partition, position) {
             Standing::Start => {}
             Standing::Resume(position) => {

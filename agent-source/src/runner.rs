@@ -409,11 +409,7 @@ async fn attempt(
             table.name
         )));
     }
-    let overlaps = Overlaps::new(
-        selection.clone(),
-        Arc::clone(&table.schema),
-        digest_id.clone(),
-    );
+    let overlaps = Overlaps::new(selection.clone(), &table, digest_id.clone());
     let epoch = attach(agent, live, &link, overlaps, id, job).await?;
     if matches!(job.mode, Mode::Mirror { .. }) {
         let sides = Sides {
@@ -446,6 +442,7 @@ async fn attempt(
         run: id,
         epoch,
         to: job.spec.to.clone(),
+        narrow: job.spec.narrow.clone(),
         table: job.spec.from.table.clone(),
         schema,
         digest_id,

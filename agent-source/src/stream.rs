@@ -50,6 +50,8 @@ pub struct Attempt {
     pub link: Link,
     /// The target.
     pub to: Place,
+    /// Columns whose values go into B's type.
+    pub narrow: Vec<String>,
     /// The store that is read.
     pub source: std::sync::Arc<dyn Source>,
     /// The table in it.
@@ -124,6 +126,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         schema: strait_common::frame::schema_to_bytes(&attempt.schema)?,
         digest_id: attempt.digest_id.0.clone(),
         peer_timeout_ms: link::millis(attempt.peer_timeout),
+        narrow: attempt.narrow.clone(),
     });
     let opened = async {
         to_wire.send(message(open)).await.map_err(|_| gone())?;

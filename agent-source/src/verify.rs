@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use strait_common::Result;
 use strait_common::clock::now_ns;
 use strait_common::digest::Digest;
-use strait_common::engine::Partition;
+use strait_common::engine::{Division, DivisionKind, Partition};
+use strait_common::key::PartitionKey;
+use strait_common::{Error, Result};
 use strait_proto::v1;
 
 use crate::agent::Agent;
@@ -39,6 +40,14 @@ pub async fn verify(
         v1::SchemaPolicy::Freeze,
     )
     .await?;
+    let otherwise = planned.reply.divided_otherwise.as_deref();
+    let buckets = |level: &&Division| matches!(level.kind, DivisionKind::Hash { .. });
+    if let (Some(there), Some(level)) = (otherwise, planned.wanted.divisions.iter().find(buckets)) {
+        return Err(Error::refused(format!(
+            "the source divides by {level} and the sink by ({there}): which bucket a row of the sink's is in only the source's engine knows, so they cannot be \
+             compared"
+        )));
+    }
     let send = |body| answers.send(v1::VerifyReply { body: Some(body) });
     let mut totals = v1::VerifyTotals::default();
     let mut seen = std::collections::HashSet::new();
@@ -55,6 +64,17 @@ pub async fn verify(
     // What only B has, whoever put it there.
     let mut extra = Vec::new();
     let spec = &planned.job.spec;
+    if otherwise.is_some() {
+        if spec.is_of_all()
+            && spec.partitions.is_empty()
+            && let Some(rest) = rest(agent, &planned, &totals).await?
+        {
+            count(&mut totals, &rest);
+            let partitions = vec![rest];
+            send(v1::verify_reply::Body::Page(v1::VerifyPage { partitions })).await?;
+        }
+        return send(v1::verify_reply::Body::Totals(totals)).await;
+    }
     let mut holdings = planned.sides(agent).holdings().await?;
     while let Some(page) = holdings.next().await? {
         let only_theirs = page.into_iter().map(|held| held.key);
@@ -88,6 +108,26 @@ pub async fn verify(
         }
     }
     send(v1::verify_reply::Body::Totals(totals)).await
+}
+
+/// The rows of a table that is divided otherwise which are of no partition of A's.
+async fn rest(
+    agent: &Arc<Agent>,
+    planned: &Planned,
+    totals: &v1::VerifyTotals,
+) -> Result<Option<v1::VerifyPartition>> {
+    let whole = PartitionKey::default().to_string();
+    let mut stored = planned.sides(agent).theirs(vec![whole.clone()]).await?;
+    let all = stored.remove(&whole).map(|stored| stored.rows);
+    let (rows, _) = all.transpose()?.unwrap_or_default();
+    let rows_sink = rows.saturating_sub(totals.rows_sink);
+    Ok((rows_sink > 0).then(|| v1::VerifyPartition {
+        key: "(others)".to_owned(),
+        result: "extra".to_owned(),
+        rows_sink,
+        message: "rows that are of no partition of the source".to_owned(),
+        ..v1::VerifyPartition::default()
+    }))
 }
 
 fn count(totals: &mut v1::VerifyTotals, partition: &v1::VerifyPartition) {

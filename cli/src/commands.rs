@@ -43,6 +43,9 @@ pub(crate) struct Selectors {
     /// Leave out what has arrived by these receipts (`strait bundle receipt`), a file on the agent's machine
     #[arg(long, value_name = "FILE")]
     pub(crate) receipts: Option<String>,
+    /// Columns whose values go into the type that the sink's table has, where that is another one; a value that does not fit exactly stops its partition
+    #[arg(long, value_name = "A,B,...", value_delimiter = ',')]
+    pub(crate) narrow: Vec<String>,
 }
 
 impl From<Selectors> for v1::Selectors {
@@ -55,6 +58,7 @@ impl From<Selectors> for v1::Selectors {
             zone: selectors.zone.unwrap_or_default(),
             partitions: selectors.partitions,
             receipts: selectors.receipts.unwrap_or_default(),
+            narrow: selectors.narrow,
         }
     }
 }

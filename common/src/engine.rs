@@ -244,6 +244,9 @@ pub struct Prepared {
     pub lacking: Vec<String>,
     /// Whether the table has rows, and no run has ever claimed it.
     pub foreign: bool,
+    /// How the table is divided, as an operator is shown it, where that is otherwise than the rows come ([`crate::regroup`]): then they can be appended, and neither
+    /// take the place of others nor be compared by the table's own partitions.
+    pub divided_otherwise: Option<String>,
 }
 
 /// Room for a store's data, in bytes.
@@ -529,7 +532,7 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// row moves; with `dry_run` only says what it would make. Safe to repeat.
     ///
     /// # Errors
-    /// `Schema` if what is there does not fit, showing both sides. `Refused` if the division does not fit.
+    /// `Schema` if what is there does not fit, showing both sides. `Refused` if rows of this division cannot even be appended to the table's.
     async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared>;
 
     /// Adds the columns of `wanted` that the table lacks, where there is a table, each able to be null: what is there already is null in them. Answers with their names; with
@@ -559,7 +562,7 @@ pub trait Sink: fmt::Debug + Send + Sync {
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>>;
 
     /// What B has of the partitions that can hold a selected row ([`Selection::excludes`]), and what its ledger says of each, in order of key, without reading
-    /// rows. Nothing where there is no such table.
+    /// rows. Nothing where there is no such table, and nothing of keys that are not of the table's own division.
     async fn holdings(&self, table: &TableName, selection: &Selection) -> Result<Stream<Holding>>;
 
     /// Removes what no reader needs any more and nobody has needed since `before_ms` (milliseconds since 1970): what replaced or dropped partitions left, and what runs without
@@ -591,7 +594,8 @@ pub trait Attachment: fmt::Debug + Send + Sync {
     /// per partition at a time.
     ///
     /// # Errors
-    /// `Fenced`. `Corrupt` if `from` is not a position that the store holds. `Refused` if B cannot hold the key, by name.
+    /// `Fenced`. `Corrupt` if `from` is not a position that the store holds. `Refused` if B cannot hold the key, by name; of a key that is not of the table's
+    /// division, only if rows would be replaced or cannot be told apart.
     async fn begin(
         &self,
         partition: &Partition,

@@ -2,15 +2,22 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::compute::filter_record_batch;
 use futures::StreamExt;
 
 use crate::budget::Budget;
 use crate::cpu::CpuPool;
 use crate::digest::{Digest, digest};
 use crate::engine::{Cursor, Partition, ReadLimits, Source};
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Kind, OrError, Result};
 use crate::ids::TableName;
+use crate::key::PartitionKey;
+use crate::regroup::rows_of;
 use crate::selection::Selection;
+
+/// Selected rows, and their digest.
+pub type Fingerprint = (u64, Digest);
 
 /// What is read, and with what.
 #[derive(Clone, Copy, Debug)]
@@ -42,13 +49,32 @@ impl Reading<'_> {
     ///
     /// # Errors
     /// What the engine says, the partition named.
-    pub async fn fingerprint(&self, partition: &Partition) -> Result<(u64, Digest)> {
-        self.read(partition)
+    pub async fn fingerprint(&self, partition: &Partition) -> Result<Fingerprint> {
+        // A key without parts is of every row.
+        let all = Arc::new(vec![PartitionKey::default()]);
+        let mut sums = self.fingerprints(partition, &all).await?;
+        Ok(sums.pop().unwrap_or_default())
+    }
+
+    /// The same of those rows that each of these keys is of, in order of the keys, which may be of another division.
+    ///
+    /// # Errors
+    /// What the engine says, the partition named; `Refused` for a key whose rows cannot be told ([`rows_of`]).
+    pub async fn fingerprints(
+        &self,
+        partition: &Partition,
+        keys: &Arc<Vec<PartitionKey>>,
+    ) -> Result<Vec<Fingerprint>> {
+        self.read(partition, keys)
             .await
             .with_context(|| format!("partition {}", partition.key.label()))
     }
 
-    async fn read(&self, partition: &Partition) -> Result<(u64, Digest)> {
+    async fn read(
+        &self,
+        partition: &Partition,
+        keys: &Arc<Vec<PartitionKey>>,
+    ) -> Result<Vec<Fingerprint>> {
         let limits = ReadLimits {
             batch_bytes: self.batch_bytes,
             budget: self.budget.clone(),
@@ -58,17 +84,29 @@ impl Reading<'_> {
             .source
             .read(self.table, self.selection, partition, &start, &limits);
         let mut batches = batches.await?;
-        let (mut rows, mut sum) = (0, Digest::default());
+        let mut sums = vec![Fingerprint::default(); keys.len()];
         while let Some(batch) = batches.next().await {
-            let (records, selection) = (batch?.records, self.selection.clone());
+            let (records, selection, keys) =
+                (batch?.records, self.selection.clone(), Arc::clone(keys));
             let count = move || {
                 let selected = selection.filter(&records)?;
-                Ok((selected.num_rows() as u64, digest(&selected)?))
+                drop(records);
+                let of_key = |key| fingerprint_of(key, &selected);
+                keys.iter().map(of_key).collect::<Result<Vec<_>>>()
             };
-            let (batch_rows, batch_digest) = self.cpu.run(count).await?;
-            rows += batch_rows;
-            sum = sum.plus(batch_digest);
+            for (sum, (rows, digest)) in sums.iter_mut().zip(self.cpu.run(count).await?) {
+                *sum = (sum.0 + rows, sum.1.plus(digest));
+            }
         }
-        Ok((rows, sum))
+        Ok(sums)
     }
+}
+
+fn fingerprint_of(key: &PartitionKey, records: &RecordBatch) -> Result<Fingerprint> {
+    if key.is_whole_table() {
+        return Ok((records.num_rows() as u64, digest(records)?));
+    }
+    let rows = filter_record_batch(records, &rows_of(key, records)?);
+    let rows = rows.or_error(Kind::Internal, "select rows")?;
+    Ok((rows.num_rows() as u64, digest(&rows)?))
 }

@@ -19,6 +19,7 @@ pub mod ids;
 pub mod inventory;
 pub mod key;
 pub mod patience;
+pub mod regroup;
 pub mod retry;
 pub mod selection;
 pub mod shutdown;

@@ -78,6 +78,14 @@ pub fn in_range(
     evaluate::in_range(column, from, to)
 }
 
+/// Which cells of a column are this value; null for null.
+///
+/// # Errors
+/// `Internal` if the value is not of the column's class.
+pub fn equals(column: &ArrayRef, value: &Value) -> Result<BooleanArray> {
+    evaluate::equals(column, value)
+}
+
 /// Whether the cells of a column of this type have an order with this value.
 pub fn has_order(value: &Value, data_type: &DataType) -> bool {
     evaluate::has_order(value, data_type)

@@ -93,6 +93,8 @@ class Agent:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.process = None
+        # Of the next process that is started, beside this one's.
+        self.environment = {}
         self.starts = 0
         self.log = root / f"{role}.log"
         self.config = root / f"{role}.toml"
@@ -120,7 +122,7 @@ class Agent:
         if self.process is not None:
             raise AssertionError(f"the {self.role} agent runs already")
         offset = self.log.stat().st_size if self.log.exists() else 0
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("STRAIT_")}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("STRAIT_")} | self.environment
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [binary(), f"agent-{self.role}", "--config", self.config],

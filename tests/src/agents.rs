@@ -350,8 +350,16 @@ impl Operator {
     /// # Errors
     /// What the agent says.
     pub async fn verify(&self) -> Result<v1::VerifyTotals, Status> {
+        self.verify_as(selectors()).await
+    }
+
+    /// Compares these on both sides.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub async fn verify_as(&self, selectors: v1::Selectors) -> Result<v1::VerifyTotals, Status> {
         let request = v1::VerifyRequest {
-            selectors: Some(selectors()),
+            selectors: Some(selectors),
         };
         let mut replies = self.control.clone().verify(request).await?.into_inner();
         while let Some(reply) = replies.message().await? {

@@ -403,3 +403,63 @@ async fn a_table_with_no_column_in_common_is_refused() {
     .await;
     refused.expect_err("nothing could be sent");
 }
+
+/// A table like that of every test, with ids of 32 bits.
+fn narrower() -> Table {
+    let table = lakes::wanted();
+    let fields = table.schema.fields().iter().map(|field| {
+        if field.name() == "id" {
+            return Arc::new(field.as_ref().clone().with_data_type(DataType::Int32));
+        }
+        Arc::clone(field)
+    });
+    Table {
+        schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+        ..table
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_is_narrowed_by_name_alone_and_no_value_changes() {
+    let lakes = Lakes::filled(2, ROWS).await;
+    let (b, table) = (lakes::open(&lakes.b()).await.sink, narrower());
+    let prepared = b.prepare(&table.name, &table, false).await;
+    prepared.expect("the table can be made");
+    let sink = SinkAgent::start(&lakes).await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let operator = source.operator();
+    let named = |names: &[&str]| v1::Selectors {
+        narrow: names.iter().map(|&name| name.to_owned()).collect(),
+        ..selectors()
+    };
+
+    let refused = operator.try_start().await.expect_err("another type");
+    assert!(refused.message().contains("another type"), "{refused}");
+    let refused = operator.verify_as(named(&["value"])).await;
+    let refused = refused.expect_err("another column is named");
+    assert!(refused.message().contains("another type"), "{refused}");
+    let run = operator.run_as(named(&["id"]), v1::Mode::default()).await;
+    assert_eq!(run.status, "done", "{run:?}");
+    // Digests are of values, whatever their width.
+    lakes.assert_equal().await;
+    let totals = operator.verify_as(named(&["id"])).await;
+    assert_eq!(totals.expect("it can be compared").equal, 2);
+
+    lakes
+        .write(&lakes.a(), 2, 3_000_000_000..3_000_000_010)
+        .await;
+    let run = operator.run_as(named(&["id"]), v1::Mode::default()).await;
+    assert_eq!(run.status, "partial", "{run:?}");
+    let failed = operator.partitions(&run.id).await;
+    let failed: Vec<_> = failed
+        .iter()
+        .filter(|partition| partition.state == "failed")
+        .collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    let told = &failed[0].message;
+    assert!(
+        told.contains("column id, row 0: 3000000000 is no value of Int32"),
+        "{told}"
+    );
+    assert!(!lakes.contents(&lakes.b()).await.contains_key(&label(2)));
+}

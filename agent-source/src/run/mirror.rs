@@ -9,11 +9,11 @@ use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, Result};
 
 use super::Run;
-use crate::compare::Fingerprint;
 use crate::job::{Check, Mode};
 use crate::link::Held;
 use crate::overlap::{Overlap, Overlaps};
 use crate::runs::{Extra, PartitionRow, PartitionState, Totals};
+use strait_common::fingerprint::Fingerprint;
 
 /// What is to be done with a partition of the plan that B's ledger or B itself knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -408,6 +408,7 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
     use std::sync::Arc;
     use strait_common::digest::Digest;
+    use strait_common::engine::Table;
     use strait_common::selection::Selection;
 
     use super::*;
@@ -419,7 +420,12 @@ mod tests {
     fn overlaps() -> Overlaps {
         let schema = Arc::new(Schema::new(vec![Field::new("x", DataType::Int64, false)]));
         let id = DigestId::of(&schema).unwrap();
-        Overlaps::new(Selection::everything(&schema), schema, id)
+        let table = Table {
+            name: "db/t".parse().unwrap(),
+            schema,
+            divisions: Vec::new(),
+        };
+        Overlaps::new(Selection::everything(&table.schema), &table, id)
     }
 
     fn planned(version: &str, rows: Option<u64>) -> Partition {

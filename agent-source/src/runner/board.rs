@@ -163,6 +163,7 @@ mod tests {
             from: "a:db1/mt".parse().unwrap(),
             to: "b:db1/mt".parse().unwrap(),
             partitions: Default::default(),
+            narrow: Vec::new(),
             receipts: None,
             selection: SelectionSpec::default(),
         };

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use strait_common::engine::Confirmed;
+use strait_common::fingerprint::Fingerprint;
 use strait_common::fingerprint::is_its_own;
 use strait_common::ids::{Epoch, RunId};
 use strait_common::{Error, Result};
 
 use super::Live;
 use crate::agent::Agent;
-use crate::compare::{Fingerprint, Sides};
+use crate::compare::Sides;
 use crate::run::{Run, Unread};
 use crate::stream::Attempt;
 

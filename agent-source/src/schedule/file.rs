@@ -121,6 +121,7 @@ struct Raw {
     #[serde(rename = "where")]
     predicate: Option<String>,
     columns: Option<Vec<String>>,
+    narrow: Option<Vec<String>>,
     zone: Option<Text<Tz>>,
     mode: Option<RawMode>,
     check: Option<RawCheck>,
@@ -341,6 +342,7 @@ impl Raw {
                 },
                 mode_named: self.mode.is_some(),
                 columns_lacking: self.schema.unwrap_or_default(),
+                narrow: self.narrow.unwrap_or_default(),
                 streams: streams.unwrap_or(0),
                 bandwidth_max: None,
                 without_room: self.without_room,

@@ -78,6 +78,11 @@ pub(super) fn in_range(
     })
 }
 
+/// Which cells are this value.
+pub(super) fn equals(column: &ArrayRef, value: &Value) -> Result<BooleanArray> {
+    compare(column, value, Ordering::is_eq)
+}
+
 /// Whether [`compare`] can compare cells of this type with this value.
 pub(super) fn has_order(value: &Value, data_type: &DataType) -> bool {
     let data_type = match data_type {

@@ -53,16 +53,24 @@ pub enum Divided {
     ValueAndBuckets,
     /// By ranges of days, and buckets of symbols.
     RangeAndBuckets,
+    /// By ranges of numbers alone: rows of one partition have several days and symbols.
+    Numbers,
 }
 
 impl Divided {
-    /// The two levels.
+    /// The levels: of day and symbol, or of numbers.
     pub fn divisions(self) -> Vec<Division> {
+        if self == Divided::Numbers {
+            return vec![Division {
+                column: "number".to_owned(),
+                kind: DivisionKind::Range,
+            }];
+        }
         let buckets = DivisionKind::Hash { buckets: BUCKETS };
         let kinds = match self {
             Divided::Values => [DivisionKind::Value, DivisionKind::Value],
             Divided::ValueAndBuckets => [DivisionKind::Value, buckets],
-            Divided::RangeAndBuckets => [DivisionKind::Range, buckets],
+            Divided::RangeAndBuckets | Divided::Numbers => [DivisionKind::Range, buckets],
         };
         let level = |(column, kind): (&str, _)| Division {
             column: column.to_owned(),
@@ -176,6 +184,33 @@ impl Part {
         Divided::Values.part(day, symbol, numbers)
     }
 
+    /// The partition of these numbers of a table that is divided by them, at version `v1`.
+    ///
+    /// # Errors
+    /// None that can happen.
+    pub fn of_numbers(numbers: Range<i64>) -> Result<Part> {
+        let end = |number: i64| Some(Value::Int(number.into()));
+        let cell = Cell::Range {
+            from: end(numbers.start),
+            to: end(numbers.end),
+        };
+        Ok(Part {
+            key: PartitionKey::new(vec![("number".to_owned(), cell)])?,
+            divided: Some(Divided::Numbers),
+            ..Part::whole_table(numbers)
+        })
+    }
+
+    /// The day and the symbol of a row.
+    fn place(&self, number: i64) -> (Option<i32>, Option<&str>) {
+        if self.divided != Some(Divided::Numbers) {
+            return (self.day, self.symbol.as_deref());
+        }
+        let day = [Some(20_000), Some(20_001), None][number.rem_euclid(3) as usize];
+        let symbol = [Some("IBM"), Some("A/B"), None][(number / 2).rem_euclid(3) as usize];
+        (day, symbol)
+    }
+
     /// The one partition of a table without partitions, at version `v1`.
     pub fn whole_table(numbers: Range<i64>) -> Part {
         Part {
@@ -242,9 +277,11 @@ impl Part {
         };
         let price = |n: &i64| (n % 7 != 0).then_some(*n as f64 / 8.0);
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(Date32Array::from_iter(numbers.iter().map(|_| self.day))),
+            Arc::new(Date32Array::from_iter(
+                numbers.iter().map(|&n| self.place(n).0),
+            )),
             Arc::new(StringArray::from_iter(
-                numbers.iter().map(|_| self.symbol.as_deref()),
+                numbers.iter().map(|&n| self.place(n).1),
             )),
             Arc::new(Int64Array::from_iter_values(numbers.iter().copied())),
             Arc::new(Float64Array::from_iter(numbers.iter().map(price))),

@@ -68,6 +68,11 @@ impl Life {
     /// # Errors
     /// What the engine returns.
     pub async fn live(&self, store: &Store, until: Until) -> Result<()> {
+        if self.divided == Some(Divided::Numbers) {
+            // Somebody else has made the table, and divided it otherwise.
+            let table = data::table(true)?;
+            store.sink.prepare(&table.name, &table, false).await?;
+        }
         let table = data::table_of(self.divided)?;
         store.sink.prepare(&self.claim.table, &table, false).await?;
         let attachment = store.sink.attach(&self.claim).await?;

@@ -43,7 +43,7 @@ use crate::receipts::Receipts;
 use crate::stage::{Fresh, Stage, StageRecord, StagedFile};
 use crate::table::{LOG, Lake, Opened, check_add, check_columns, directory_name, values_of};
 use crate::types::Mapping;
-use crate::writer::Writer;
+use crate::writer::{Place, Writer};
 
 /// Partitions that may wait for a commit, and that go into one.
 const GROUP_MAX: usize = 1000;
@@ -79,7 +79,7 @@ pub(crate) struct Shared {
     /// The newest version of the log in which our epoch was seen as the highest.
     pub(crate) seen: AtomicU64,
     /// For making files durable that are published together.
-    together: Arc<Together>,
+    pub(crate) together: Arc<Together>,
     /// This attempt has ended its claim, or is about to. No other object writes with its epoch, so this needs no place in the store.
     pub(crate) ended: AtomicBool,
 }
@@ -100,8 +100,8 @@ pub struct LakeAttachment {
 pub(crate) struct Request {
     pub(crate) published: Published,
     pub(crate) files: Vec<StagedFile>,
-    /// The last of them, where it is not durable: rows came after the last checkpoint.
-    pub(crate) fresh: Option<Fresh>,
+    /// The last of them, where they are not durable: rows came after the last checkpoint.
+    pub(crate) fresh: Vec<Fresh>,
     pub(crate) done: oneshot::Sender<Result<()>>,
 }
 
@@ -375,13 +375,13 @@ impl Shared {
             let mut actions = Vec::new();
             for (published, files) in group {
                 let key = &published.receipt.key;
-                let values = opened
-                    .values(key)
-                    .with_context(|| format!("partition {}", key.label()))?;
                 for (file, staged) in published.files.iter().zip(files) {
+                    let values = opened
+                        .values(staged.own.as_ref().unwrap_or(key))
+                        .with_context(|| format!("partition {}", key.label()))?;
                     let add = Add {
                         path: file.path.clone(),
-                        partition_values: values.clone(),
+                        partition_values: values,
                         size: i64::try_from(staged.size).or_error(Kind::Internal, "size")?,
                         modification_time: now_ns() / 1_000_000,
                         data_change: true,
@@ -546,8 +546,8 @@ impl LakeAttachment {
         if let Some(receipt) = lock(&shared.committed).get(key) {
             return Ok(Begun::Already(receipt));
         }
-        let values = values_of(&shared.divisions, &shared.mapping, key);
-        let values = values.with_context(|| format!("partition {}", key.label()))?;
+        let place = self.place(key, disposition);
+        let place = place.with_context(|| format!("partition {}", key.label()))?;
         if disposition == Disposition::Replace {
             shared.removable()?;
             self.replaceable(key).await?;
@@ -588,9 +588,21 @@ impl LakeAttachment {
             self.commits.clone(),
             partition,
             disposition,
-            directory_name(key, &values),
+            place,
             base,
         ))))
+    }
+
+    /// Where rows of this key go: to its own place, or told apart by the table's division, which is another one.
+    fn place(&self, key: &PartitionKey, disposition: Disposition) -> Result<Place> {
+        let shared = &self.shared;
+        let (divisions, mapping) = (&shared.divisions, &shared.mapping);
+        let own = divisions.check(key, mapping.original());
+        if own.is_err() && disposition == Disposition::Append && divisions.by_values_alone() {
+            return Ok(Place::Apart);
+        }
+        let values = values_of(divisions, mapping, key)?;
+        Ok(Place::Own(directory_name(key, &values)))
     }
 
     /// Fails early where a commit would find that files of nobody knows which partitions are in the way: such tables are looked at once in an attempt, and each commit looks again.

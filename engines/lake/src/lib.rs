@@ -7,6 +7,7 @@
 //! for what survives a power cut, [`table`], [`divisions`], [`features`], [`types`] and [`partition_values`] for what Delta is made to say, [`listing`] and
 //! [`read`] for reading in bounded memory.
 
+mod apart;
 pub mod attachment;
 pub mod commit;
 pub mod disk;

@@ -220,6 +220,11 @@ impl Listing {
         self.unnamed.check(table, selected)
     }
 
+    /// Whether this is a key of the table's own division: rows of another may have been told apart by it.
+    pub fn can_have(&self, key: &PartitionKey) -> bool {
+        self.divisions.check(key, self.mapping.original()).is_ok()
+    }
+
     /// Those files alone.
     pub fn into_unnamed(self) -> Unnamed {
         self.unnamed

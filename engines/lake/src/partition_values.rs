@@ -6,16 +6,14 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array,
-    Float64Array, Int64Array, StringArray, Time64NanosecondArray, TimestampNanosecondArray,
-    TimestampSecondArray, UInt32Array, UInt64Array, new_null_array,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array,
+    StringArray, Time64NanosecondArray, TimestampNanosecondArray, TimestampSecondArray,
+    UInt32Array, UInt64Array, new_null_array,
 };
-use arrow::compute::{cast as plain_cast, take};
-use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float64Type, Int64Type, Time64NanosecondType, TimeUnit,
-    TimestampMicrosecondType, TimestampNanosecondType, TimestampSecondType, UInt64Type,
-};
+use arrow::compute::take;
+use arrow::datatypes::DataType;
 use strait_common::key::Cell;
+use strait_common::regroup::cell_of;
 use strait_common::value::{NS_PER_S, Value, decimal_text};
 use strait_common::{Error, Kind, OrError, Result};
 
@@ -74,97 +72,6 @@ fn array_of(value: &Value, data_type: &DataType) -> Result<ArrayRef> {
         }
     };
     cast(&array, data_type)
-}
-
-/// The cell of a row.
-///
-/// # Errors
-/// `Refused` if the column's type cannot divide a table.
-pub fn cell_of(column: &ArrayRef, row: usize) -> Result<Cell> {
-    let one = column.slice(row, 1);
-    if one.logical_nulls().is_some_and(|nulls| nulls.is_null(0)) {
-        return Ok(Cell::Null);
-    }
-    let as_type = |to: &DataType| plain_cast(&one, to).or_error(Kind::Refused, "partition value");
-    let data_type = match one.data_type() {
-        DataType::Dictionary(_, values) => values.as_ref().clone(),
-        other => other.clone(),
-    };
-    Ok(Cell::Value(match data_type {
-        DataType::Boolean => Value::Bool(as_type(&DataType::Boolean)?.as_boolean().value(0)),
-        DataType::UInt64 => Value::Int(
-            as_type(&DataType::UInt64)?
-                .as_primitive::<UInt64Type>()
-                .value(0)
-                .into(),
-        ),
-        ref t if t.is_integer() => Value::Int(
-            as_type(&DataType::Int64)?
-                .as_primitive::<Int64Type>()
-                .value(0)
-                .into(),
-        ),
-        ref t if t.is_floating() => Value::Float(
-            as_type(&DataType::Float64)?
-                .as_primitive::<Float64Type>()
-                .value(0),
-        ),
-        DataType::Decimal32(_, scale)
-        | DataType::Decimal64(_, scale)
-        | DataType::Decimal128(_, scale) => {
-            let wide = as_type(&DataType::Decimal128(38, scale))?;
-            Value::Decimal {
-                unscaled: wide.as_primitive::<Decimal128Type>().value(0),
-                scale,
-            }
-        }
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Value::String(
-            as_type(&DataType::Utf8)?
-                .as_string::<i32>()
-                .value(0)
-                .to_owned(),
-        ),
-        DataType::Binary
-        | DataType::LargeBinary
-        | DataType::BinaryView
-        | DataType::FixedSizeBinary(_) => Value::Binary(
-            as_type(&DataType::Binary)?
-                .as_binary::<i32>()
-                .value(0)
-                .to_vec(),
-        ),
-        DataType::Date32 | DataType::Date64 => Value::Date(
-            as_type(&DataType::Date32)?
-                .as_primitive::<Date32Type>()
-                .value(0),
-        ),
-        DataType::Time32(_) | DataType::Time64(_) => {
-            let ns = as_type(&DataType::Time64(TimeUnit::Nanosecond))?;
-            Value::Time(ns.as_primitive::<Time64NanosecondType>().value(0))
-        }
-        DataType::Timestamp(unit, zone) => {
-            let zoned = zone.is_some();
-            let ns = match unit {
-                TimeUnit::Second => {
-                    i128::from(one.as_primitive::<TimestampSecondType>().value(0)) * NS_PER_S
-                }
-                TimeUnit::Nanosecond => one
-                    .as_primitive::<TimestampNanosecondType>()
-                    .value(0)
-                    .into(),
-                _ => {
-                    let us = as_type(&DataType::Timestamp(TimeUnit::Microsecond, zone))?;
-                    i128::from(us.as_primitive::<TimestampMicrosecondType>().value(0)) * 1000
-                }
-            };
-            Value::Timestamp { ns, zoned }
-        }
-        other => {
-            return Err(Error::refused(format!(
-                "a column of type {other} cannot divide a table"
-            )));
-        }
-    }))
 }
 
 /// Checks that a column of this type can divide a table of the lake.
@@ -276,6 +183,8 @@ pub fn from_text(text: Option<&str>, original: &DataType) -> Result<Cell> {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::TimeUnit;
+
     use super::*;
 
     #[test]

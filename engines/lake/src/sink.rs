@@ -92,7 +92,7 @@ impl LakeSink {
             Ok(_) => Ok(()),
             // Somebody else was faster, or the answer was lost: what is there is checked like any table.
             Err(error) => match self.lake.open(table, None).await {
-                Ok(opened) => check_fits(&opened, wanted),
+                Ok(opened) => check_fits(&opened, wanted).map(drop),
                 Err(_) => Err(error).or_error(Kind::Unavailable, format!("create table {table}")),
             },
         }
@@ -213,7 +213,7 @@ impl Sink for LakeSink {
         let mut prepared = Prepared::default();
         if self.lake.exists(table)? {
             let opened = self.lake.open(table, None).await?;
-            check_fits(&opened, wanted).with_context(context)?;
+            prepared.divided_otherwise = check_fits(&opened, wanted).with_context(context)?;
             let given = |name: &str| wanted.schema.field_with_name(name).is_ok();
             for field in opened
                 .mapping
@@ -451,7 +451,7 @@ pub fn holdings(
         });
     }
     for (key, account) in accounts {
-        if !selection.excludes(&key) {
+        if listing.can_have(&key) && !selection.excludes(&key) {
             holdings.push(Holding {
                 // Receipts of no rows have no files.
                 intact: account.files.is_empty(),
@@ -533,14 +533,29 @@ fn namesake<'a>(schema: &'a Schema, name: &str) -> Option<&'a Field> {
     fields.find(|field: &&Field| field.name().to_lowercase() == name.to_lowercase())
 }
 
-/// Checks that rows of `wanted` can be appended to a table.
-fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
+/// Checks that rows of `wanted` can be appended to a table. Answers with how the table is divided, where that is otherwise.
+fn check_fits(opened: &Opened, wanted: &Table) -> Result<Option<String>> {
     check_writable(opened)?;
-    if wanted.divisions != opened.divisions.levels() {
+    let levels = opened.divisions.levels();
+    let otherwise = (wanted.divisions != levels).then(|| division_text(levels));
+    if otherwise.is_some() && !opened.divisions.by_values_alone() {
         return Err(Error::refused(format!(
-            "the source divides by ({}), the sink by ({}); a table that is divided otherwise cannot be appended to yet",
+            "the source divides by ({}), the sink by ({}); which range or bucket of the sink's a row is in cannot be told here. Copy into a table of another \
+             name, which is made with the source's division",
             division_text(&wanted.divisions),
-            division_text(opened.divisions.levels())
+            division_text(levels)
+        )));
+    }
+    let unsent = opened.divisions.value_columns().find(|column| {
+        let columns = &wanted.schema;
+        columns.field_with_name(column).is_err()
+    });
+    if let Some(column) = unsent.filter(|_| otherwise.is_some()) {
+        return Err(Error::refused(format!(
+            "the source divides by ({}), the sink by ({}), and {column} is not among the columns sent: nothing tells which partition of the sink's a row \
+             is in. Add it to --columns",
+            division_text(&wanted.divisions),
+            division_text(levels)
         )));
     }
     let here = opened.mapping.original();
@@ -593,7 +608,7 @@ fn check_fits(opened: &Opened, wanted: &Table) -> Result<()> {
         }
     }
     if lines.is_empty() {
-        return Ok(());
+        return Ok(otherwise);
     }
     Err(Error::schema(format!(
         "the columns do not fit:\n{}",

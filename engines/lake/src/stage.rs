@@ -55,6 +55,9 @@ pub struct StagedFile {
     pub rows: u64,
     /// Delta's statistics of it.
     pub stats: String,
+    /// The table's own partition that its rows are of, where that is not the one that they came in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<PartitionKey>,
 }
 
 /// Which files make a position.
@@ -411,6 +414,7 @@ impl FileWriter {
                 size,
                 rows: self.rows,
                 stats: stats(self.rows),
+                own: None,
             },
             schema: self.schema,
             content: None,
@@ -453,6 +457,7 @@ impl Fresh {
                 size: content.len() as u64,
                 rows,
                 stats: stats(rows),
+                own: None,
             },
             schema,
             content: Some(content),

@@ -16,16 +16,27 @@ use strait_common::selection::in_range;
 use strait_common::{Context, Error, Kind, OrError, Result};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::apart::{Apart, Way, in_file};
 use crate::attachment::{Request, Shared, lock};
 use crate::ledger::{Published, PublishedFile};
 use crate::partition_values::column_of;
 use crate::stage::{FileWriter, Fresh, StageRecord, StagedFile, to_hex};
+use crate::table::{directory_name, values_of};
 use crate::types::{Mapping, same_type};
 
 /// Rows of at most so many bytes stay in memory until their commit.
 const SMALL_BYTES: usize = 128 << 10;
 /// Where the files of partitions go that stayed in memory, below the table: a directory for each would have to be made and synced.
 const SMALL_PLACE: &str = "strait-small";
+
+/// Where rows of a partition go.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// To this directory, below the table's.
+    Own(PathBuf),
+    /// Into several partitions of the table, which is divided otherwise.
+    Apart,
+}
 
 /// One partition being written.
 #[derive(Debug)]
@@ -35,7 +46,7 @@ pub(crate) struct Writer {
     key: PartitionKey,
     version: Version,
     disposition: Disposition,
-    place: PathBuf,
+    place: Place,
     /// Those of checkpoints, durable.
     files: Vec<StagedFile>,
     after: After,
@@ -49,13 +60,18 @@ enum After {
     Few(Vec<RecordBatch>, usize),
     /// In this file.
     File(Box<FileWriter>),
+    /// Told apart by the table's own partitions.
+    Apart(Box<Apart>),
     /// No more come. None where there were none.
-    Sealed(Option<Fresh>),
+    Sealed(Vec<Fresh>),
 }
 
-impl Default for After {
-    fn default() -> After {
-        After::Few(Vec::new(), 0)
+impl After {
+    fn none(place: &Place) -> After {
+        match place {
+            Place::Own(_) => After::Few(Vec::new(), 0),
+            Place::Apart => After::Apart(Box::default()),
+        }
     }
 }
 
@@ -101,7 +117,7 @@ impl Writer {
         commits: mpsc::Sender<Request>,
         partition: &Partition,
         disposition: Disposition,
-        place: PathBuf,
+        place: Place,
         base: Option<StageRecord>,
     ) -> Writer {
         Writer {
@@ -110,11 +126,36 @@ impl Writer {
             key: partition.key.clone(),
             version: partition.version.clone(),
             disposition,
-            place,
             rows: base.as_ref().map_or(0, |base| base.rows),
             files: base.map(|base| base.files).unwrap_or_default(),
-            after: After::default(),
+            after: After::none(&place),
+            place,
             mapping: None,
+        }
+    }
+
+    fn take_after(&mut self) -> After {
+        std::mem::replace(&mut self.after, After::none(&self.place))
+    }
+
+    /// Where a file goes, below the table's directory.
+    fn directory(&self, file: &StagedFile) -> Result<PathBuf> {
+        let key = match (&self.place, &file.own) {
+            (Place::Own(place), _) => return Ok(place.clone()),
+            (Place::Apart, Some(own)) => own,
+            (Place::Apart, None) => return Err(Error::internal("a file of no partition")),
+        };
+        let values = values_of(&self.shared.divisions, &self.shared.mapping, key)?;
+        Ok(directory_name(key, &values))
+    }
+
+    fn way(&self, rows: &Mapping) -> Way {
+        Way {
+            divisions: self.shared.divisions.clone(),
+            table: self.shared.mapping.clone(),
+            rows: rows.clone(),
+            stage: self.shared.stage.clone(),
+            epoch: self.shared.epoch,
         }
     }
 
@@ -131,20 +172,20 @@ impl Writer {
                 mapping
             }
         };
-        let (key, first, after) = (self.key.clone(), self.rows, std::mem::take(&mut self.after));
+        let (key, first, mut after) = (self.key.clone(), self.rows, self.take_after());
         let (stage, epoch) = (self.shared.stage.clone(), self.shared.epoch);
         let rows = records.num_rows() as u64;
-        let fields = records.schema();
-        let in_log = |name: &String| self.shared.divisions.value_columns().any(|of| of == name);
-        let in_file = (0..fields.fields().len()).filter(|&at| !in_log(fields.field(at).name()));
-        let in_file: Vec<usize> = in_file.collect();
+        let way = matches!(after, After::Apart(_)).then(|| self.way(&mapping));
+        let in_log: Vec<String> = self.shared.divisions.value_columns().cloned().collect();
         let work = move || {
             check_key(&records, &key, first)?;
+            if let (After::Apart(apart), Some(way)) = (&mut after, &way) {
+                apart.add(way, &records)?;
+                return Ok(after);
+            }
             let stored = mapping.to_stored(&records)?;
             drop(records);
-            let stored = stored
-                .project(&in_file)
-                .or_error(Kind::Internal, "project")?;
+            let stored = in_file(&stored, &in_log)?;
             let mut file = match after {
                 After::Few(mut few, mut bytes) => {
                     bytes += stored.get_array_memory_size();
@@ -158,7 +199,9 @@ impl Writer {
                     file
                 }
                 After::File(file) => file,
-                After::Sealed(_) => return Err(Error::internal("rows after the last ones")),
+                After::Apart(_) | After::Sealed(_) => {
+                    return Err(Error::internal("rows after the last ones"));
+                }
             };
             file.write(&stored)?;
             Ok(After::File(file))
@@ -170,13 +213,13 @@ impl Writer {
 
     async fn do_checkpoint(&mut self, mark: Mark) -> Result<Position> {
         self.shared.check_fence().await?;
-        let after = std::mem::take(&mut self.after);
+        let after = self.take_after();
         let (disk, stage) = (self.shared.lake.disk().clone(), self.shared.stage.clone());
-        let epoch = self.shared.epoch;
+        let (epoch, together) = (self.shared.epoch, Arc::clone(&self.shared.together));
         let closed = self.shared.cpu.run(move || {
             let file = match after {
                 After::Few(few, _) => match few.first() {
-                    None => return Ok(None),
+                    None => return Ok(Vec::new()),
                     Some(first) => {
                         let mut file = Box::new(FileWriter::open(&stage, epoch, first)?);
                         few.iter().try_for_each(|rows| file.write(rows))?;
@@ -184,13 +227,14 @@ impl Writer {
                     }
                 },
                 After::File(file) => file,
+                After::Apart(apart) => return apart.close(&stage, epoch, &together),
                 After::Sealed(_) => {
                     return Err(Error::internal("a checkpoint after the last rows"));
                 }
             };
             let closed = file.close(&disk)?;
             stage.sync()?;
-            Ok(Some(closed))
+            Ok(vec![closed])
         });
         self.files.extend(closed.await?);
         let record = StageRecord {
@@ -226,20 +270,21 @@ impl Writer {
             After::Sealed(_) => return Ok(0),
             // All rows are in files of checkpoints.
             After::Few(few, _) if few.is_empty() => {
-                self.after = After::Sealed(None);
+                self.after = After::Sealed(Vec::new());
                 return Ok(0);
             }
-            After::Few(..) | After::File(_) => {}
+            After::Few(..) | After::File(_) | After::Apart(_) => {}
         }
-        let (after, epoch) = (std::mem::take(&mut self.after), self.shared.epoch);
+        let (after, epoch) = (self.take_after(), self.shared.epoch);
         let seal = move || match after {
-            After::Few(few, _) => Fresh::encode(epoch, &few).map(Some),
-            After::File(file) => file.end().map(Some),
+            After::Few(few, _) => Fresh::encode(epoch, &few).map(|fresh| vec![fresh]),
+            After::File(file) => file.end().map(|fresh| vec![fresh]),
+            After::Apart(apart) => apart.seal(epoch),
             After::Sealed(fresh) => Ok(fresh),
         };
         let fresh = self.shared.cpu.run(seal).await?;
-        let content = fresh.as_ref().and_then(|fresh| fresh.content.as_ref());
-        let held = content.map_or(0, |content| content.len() as u64);
+        let content = fresh.iter().filter_map(|fresh| fresh.content.as_ref());
+        let held = content.map(|content| content.len() as u64).sum();
         self.after = After::Sealed(fresh);
         Ok(held)
     }
@@ -255,28 +300,28 @@ impl Writer {
             return Ok(Finished::Already(committed));
         }
         self.do_seal().await?;
-        let After::Sealed(fresh) = std::mem::take(&mut self.after) else {
+        let After::Sealed(fresh) = self.take_after() else {
             return Err(Error::internal("a partition that is not sealed"));
         };
-        let small =
-            self.files.is_empty() && fresh.as_ref().is_some_and(|fresh| fresh.content.is_some());
-        let directory = if small {
-            PathBuf::from(SMALL_PLACE)
-        } else {
-            self.place.clone()
-        };
-        let place = |file: &StagedFile| {
+        let small = self.files.is_empty() && fresh.iter().all(|fresh| fresh.content.is_some());
+        let mut files = std::mem::take(&mut self.files);
+        files.extend(fresh.iter().map(|fresh| fresh.file.clone()));
+        let places = files.iter().map(|file| {
+            let directory = if small {
+                PathBuf::from(SMALL_PLACE)
+            } else {
+                self.directory(file)?
+            };
             let path = directory.join(format!("strait-{}", file.name));
-            PublishedFile {
+            Ok(PublishedFile {
                 staged: file.name.clone(),
                 path: path.to_string_lossy().into_owned(),
-            }
-        };
-        let mut files = std::mem::take(&mut self.files);
-        files.extend(fresh.as_ref().map(|fresh| fresh.file.clone()));
+            })
+        });
+        let places = places.collect::<Result<Vec<_>>>()?;
         let published = Published {
             disposition: self.disposition,
-            files: files.iter().map(place).collect(),
+            files: places,
             receipt,
         };
         let (done, answer) = oneshot::channel();

@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use strait_common::division::{check_key, division_text};
 use strait_common::engine::{
-    Attachment, Begun, Claim, Confirmed, Disposition, Finished, Holding, Mark, Outcome, Partition,
-    PartitionWriter, Position, PositionState, Prepared, Publish, Receipt, Sink, SinkLimits, Space,
-    Stream, Table, Version,
+    Attachment, Begun, Claim, Confirmed, Disposition, Division, Finished, Holding, Mark, Outcome,
+    Partition, PartitionWriter, Position, PositionState, Prepared, Publish, Receipt, Sink,
+    SinkLimits, Space, Stream, Table, Version,
 };
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
+use strait_common::regroup::{split, value_columns};
 use strait_common::selection::Selection;
 use strait_common::{Error, Result};
 
@@ -184,12 +185,13 @@ impl Sink for MemorySink {
     async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
         let prepared = self.process.act("prepare the table", |state| {
             if let Some(held) = state.tables.get(table) {
-                fits(&held.table, wanted)?;
+                let divided_otherwise = fits(&held.table, wanted)?;
                 let fields = held.table.schema.fields().iter();
                 let lacking = fields.filter(|field| wanted.schema.index_of(field.name()).is_err());
                 return Ok(Prepared {
                     lacking: lacking.map(|field| field.name().clone()).collect(),
                     foreign: held.claim.is_none() && !held.partitions.is_empty(),
+                    divided_otherwise,
                     ..Prepared::default()
                 });
             }
@@ -303,7 +305,10 @@ impl Sink for MemorySink {
                 return Ok(Vec::new());
             };
             let keys: BTreeSet<_> = table.partitions.keys().chain(table.ledger.keys()).collect();
-            let selected = keys.into_iter().filter(|key| !selection.excludes(key));
+            let shape = &table.table;
+            let own = |key: &PartitionKey| check_key(&shape.divisions, &shape.schema, key).is_ok();
+            let selected = keys.into_iter();
+            let selected = selected.filter(|key| own(key) && !selection.excludes(key));
             Ok(selected.map(|key| Ok(holding(table, key))).collect())
         })?;
         Ok(stream::iter(holdings).boxed())
@@ -323,8 +328,8 @@ fn holding(table: &TableState, key: &PartitionKey) -> Holding {
     }
 }
 
-/// Whether rows of `wanted` can be put into the table that is there.
-fn fits(held: &Table, wanted: &Table) -> Result<()> {
+/// Whether rows of `wanted` can be put into the table that is there. How it is divided, where that is otherwise.
+fn fits(held: &Table, wanted: &Table) -> Result<Option<String>> {
     let name = &held.name;
     for field in wanted.schema.fields() {
         let here = held.schema.field_with_name(field.name()).ok();
@@ -352,14 +357,27 @@ fn fits(held: &Table, wanted: &Table) -> Result<()> {
             )));
         }
     }
-    if held.divisions != wanted.divisions {
-        return Err(Error::refused(format!(
-            "table {name} is divided by ({}) here and by ({}) there; make it anew",
-            division_text(&held.divisions),
-            division_text(&wanted.divisions)
-        )));
+    Ok(otherwise(held, wanted)?.map(division_text))
+}
+
+/// The table's division, if it is another one.
+///
+/// # Errors
+/// `Refused` if rows of the other cannot be told apart by it.
+fn otherwise<'a>(held: &'a Table, wanted: &Table) -> Result<Option<&'a [Division]>> {
+    if held.divisions == wanted.divisions {
+        return Ok(None);
     }
-    Ok(())
+    let sent = |column: &String| wanted.schema.index_of(column).is_ok();
+    if value_columns(&held.divisions).is_some_and(|columns| columns.iter().all(sent)) {
+        return Ok(Some(&held.divisions));
+    }
+    Err(Error::refused(format!(
+        "table {} is divided by ({}) here and by ({}) there, and rows that come cannot be told apart by it; make it anew",
+        held.name,
+        division_text(&held.divisions),
+        division_text(&wanted.divisions)
+    )))
 }
 
 /// One attempt of one run on one table.
@@ -457,8 +475,7 @@ impl Attachment for MemoryAttachment {
             if let Some(receipt) = table.receipt(self.run, key) {
                 return Ok(Err(receipt.clone()));
             }
-            let shape = &table.table;
-            check_key(&shape.divisions, &shape.schema, key)?;
+            check_place(&table.table, key, disposition)?;
             let chunks = match from {
                 None => Vec::new(),
                 Some(from) => {
@@ -554,6 +571,16 @@ impl Attachment for MemoryAttachment {
     }
 }
 
+/// Whether rows of this key have a place in the table: as its partition, or told apart by its own.
+fn check_place(table: &Table, key: &PartitionKey, disposition: Disposition) -> Result<()> {
+    let own = check_key(&table.divisions, &table.schema, key);
+    let apart = disposition == Disposition::Append && value_columns(&table.divisions).is_some();
+    if own.is_err() && apart {
+        return Ok(());
+    }
+    own
+}
+
 /// The chunks up to and with that of `from`, if the store holds that position.
 fn chunks_until(
     staged: Option<&Staged>,
@@ -590,6 +617,23 @@ struct MemoryWriter {
 }
 
 impl MemoryWriter {
+    /// Makes rows visible: as the partition that they are of, or told apart by the table's own.
+    fn place(&self, state: &mut State, batches: Vec<RecordBatch>) -> Result<()> {
+        let name = &self.attachment.table;
+        let replace = self.disposition == Disposition::Replace;
+        let table = &state.table(name)?.table;
+        let columns = match check_key(&table.divisions, &table.schema, &self.key) {
+            Ok(()) => return state.publish(name, &self.key, replace, batches),
+            Err(error) => value_columns(&table.divisions).ok_or(error)?,
+        };
+        for batch in batches {
+            for (key, part) in split(&batch, &columns)? {
+                state.publish(name, &key, false, vec![part])?;
+            }
+        }
+        Ok(())
+    }
+
     /// What this writer has staged, unless another writer took its place.
     fn staged<'a>(&self, table: &'a mut TableState) -> Result<&'a mut Staged> {
         let owner = (self.attachment.run, self.key.clone());
@@ -681,7 +725,7 @@ impl PartitionWriter for MemoryWriter {
             whole.store(replace || table.is_intact(&self.key), Ordering::Relaxed);
             let mut batches = self.staged(table)?.batches();
             batches.extend(rows);
-            state.publish(name, &self.key, replace, batches)?;
+            self.place(state, batches)?;
             Ok(None)
         };
         let record = |state: &mut State| {
@@ -727,7 +771,7 @@ impl PartitionWriter for MemoryWriter {
                         replace || state.table(name)?.is_intact(&self.key),
                         Ordering::Relaxed,
                     );
-                    state.publish(name, &self.key, replace, before)?;
+                    self.place(state, before)?;
                     record(state)
                 })?,
             }

@@ -71,6 +71,7 @@ impl SourceByHand {
             target: self.target(),
             shape: Some(shape),
             dry_run: false,
+            narrow: Vec::new(),
             window_frames: WINDOW_FRAMES,
             frame_bytes_max: FRAME_BYTES_MAX,
         }
@@ -141,6 +142,7 @@ impl SourceByHand {
             schema: schema_to_bytes(&lakes::schema()).expect("a schema"),
             digest_id: digest_id(),
             peer_timeout_ms: 0,
+            narrow: Vec::new(),
         }
     }
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use agent_source::compare::Fingerprint;
 use agent_source::job::{Job, Mode, Order, Spec};
 use agent_source::link::Held;
 use agent_source::overlap::Overlaps;
@@ -19,6 +18,7 @@ use strait_common::engine::{
     Receipt, Source, Stream as EngineStream, Version,
 };
 use strait_common::error::Reaction;
+use strait_common::fingerprint::Fingerprint;
 use strait_common::frame::{Compression, Encoder};
 use strait_common::ids::{Epoch, RunId};
 use strait_common::key::PartitionKey;
@@ -154,6 +154,7 @@ pub fn spec(bounded: bool) -> Result<Spec> {
         from: "live:sim/ticks".parse()?,
         to: "dr:sim/ticks".parse()?,
         partitions: Default::default(),
+        narrow: Vec::new(),
         receipts: None,
         selection: SelectionSpec {
             predicate: bounded.then(|| "at < now()".to_owned()),
@@ -356,7 +357,7 @@ impl SourceAgent {
         let digest_id = DigestId(row.job.digest_id.clone());
         run.attach(Overlaps::new(
             selection.clone(),
-            cluster::table()?.schema,
+            &cluster::table()?,
             digest_id,
         ))?;
         let claim = Claim {

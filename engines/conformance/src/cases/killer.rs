@@ -7,7 +7,7 @@ use strait_common::Kind;
 use strait_common::engine::{Disposition, Outcome, Store};
 
 use super::{World, three_parts};
-use crate::data::{self, Part, ensure_exactly, ensure_whole_or_absent};
+use crate::data::{self, Divided, Part, ensure_exactly, ensure_whole_or_absent};
 use crate::life::{Life, Until};
 use crate::{At, Check, Durable, Failure, Fault, Harness, ensure};
 
@@ -42,6 +42,17 @@ pub async fn killed_while_replacing_readers_see_old_or_new(harness: &dyn Harness
     let mut life = Life::new(2, newer)?;
     life.disposition = Disposition::Replace;
     kill(harness, &life, &[a, b]).await
+}
+
+/// Partitions whose rows go into several of the table's, which is divided otherwise.
+pub async fn killed_while_rows_are_told_apart(harness: &dyn Harness) -> Check {
+    if harness.divided() != Divided::Values {
+        return Ok(());
+    }
+    let parts = vec![Part::of_numbers(0..7)?, Part::of_numbers(10..14)?];
+    let mut life = Life::new(1, parts)?;
+    life.interleaved = true;
+    kill(harness, &life, &[]).await
 }
 
 /// `before` is copied by an earlier run; then `life` is killed at every step, and its next attempt again.

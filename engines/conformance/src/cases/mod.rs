@@ -14,6 +14,7 @@ use crate::data::{self, Part};
 use crate::{At, Check, Durable, Failure, Harness, Process, ensure};
 
 pub mod acts;
+pub mod apart;
 pub mod fence;
 pub mod holdings;
 pub mod killer;
@@ -306,6 +307,11 @@ cases! {
         a_dropped_partition_is_gone_with_its_receipt
         receipts_are_those_in_effect_in_order_of_key
     }
+    apart {
+        rows_of_another_division_are_told_apart_by_the_tables_own
+        rows_of_another_division_replace_nothing
+        a_table_whose_rows_cannot_be_told_apart_says_so_before_any_moves
+    }
     fence {
         each_attempt_has_a_higher_epoch
         every_act_of_an_older_attempt_is_fenced
@@ -355,6 +361,7 @@ cases! {
         killed_while_a_table_without_partitions_is_copied
         killed_while_replacing_readers_see_old_or_new
         killed_while_dropping_readers_see_all_or_nothing
+        killed_while_rows_are_told_apart
         overtaken_by_the_same_run_at_every_step
         overtaken_half_way_at_every_step
         overtaken_by_another_run_after_abandon_at_every_step
