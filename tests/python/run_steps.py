@@ -32,7 +32,7 @@ TABLE = "db1/mt"
 DAYS = ["2026-11-02", "2026-11-03", "2026-11-04"]
 ROWS = 300
 # So many steps of a way in a quick run.
-QUICK_STEPS = 5
+QUICK_STEPS = 8
 TROUBLES_MAX = 5
 
 
