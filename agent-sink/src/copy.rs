@@ -19,7 +19,8 @@ use strait_common::budget::{Budget, Lease};
 use strait_common::config::Percent;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, DigestId, digest};
-use strait_common::engine::{Begun, PartitionWriter, Sink};
+use strait_common::engine::{Begun, PartitionWriter, Sink, TableFile};
+use strait_common::files::FileDigest;
 use strait_common::frame::{Decoder, Frame};
 use strait_common::key::PartitionKey;
 use strait_common::patience::within;
@@ -50,6 +51,9 @@ const CONTROL_MESSAGES_MAX: usize = 8;
 const FINISHES_MAX: usize = 1000;
 pub(crate) const FINISHING_BYTES: u64 = 8 << 20;
 
+/// So few bytes are hashed where they are: handing them over would take longer.
+const INLINE_BYTES: u64 = 64 << 10;
+
 /// Where replies go; the end of the channel is the gRPC response stream.
 pub type Replies = mpsc::Sender<Result<v1::CopyReply, tonic::Status>>;
 
@@ -68,6 +72,8 @@ pub struct Stream {
     pub window_frames: u32,
     /// The largest frame of more than one row, in bytes.
     pub frame_bytes_max: u64,
+    /// Whether partitions may come as files.
+    pub takes_files: bool,
     /// What the stream holds of the budget.
     pub lease: Lease,
     /// Where a larger lease comes from.
@@ -323,6 +329,8 @@ struct Appender {
     stream: Stream,
     session: Session,
     decoder: Option<Decoder>,
+    /// Of the file that is coming.
+    digest: FileDigest,
     writer: Option<Box<dyn PartitionWriter>>,
     finishes: JoinSet<Held>,
     /// The partitions of those, by ordinal.
@@ -344,7 +352,12 @@ impl Appender {
     ) -> Result<Appender> {
         Ok(Appender {
             window,
-            session: Session::new(stream.digest_id.clone(), stream.frame_bytes_max),
+            session: Session::new(
+                stream.digest_id.clone(),
+                stream.frame_bytes_max,
+                stream.takes_files,
+            ),
+            digest: FileDigest::default(),
             decoder: Some(Decoder::new(Arc::clone(&stream.schema))?),
             writer: None,
             finishes: JoinSet::new(),
@@ -452,6 +465,8 @@ impl Appender {
                     disposition,
                     from,
                 } => {
+                    // Of a file whose partition failed, something may be left.
+                    self.digest = FileDigest::default();
                     self.phase.set(Phase::Begin, Some(&partition.key));
                     let attachment = Arc::clone(&self.stream.attached.attachment);
                     let begin = async {
@@ -474,6 +489,17 @@ impl Appender {
                 Action::Append => {
                     let appended = match frame.take() {
                         Some(frame) => self.append(frame).await,
+                        None => Err(Error::internal("a frame without its payload")),
+                    };
+                    credit = true;
+                    match appended {
+                        Ok((rows, digest)) => Event::Appended { rows, digest },
+                        Err(error) => Event::Failed(self.named(error)),
+                    }
+                }
+                Action::AppendFile { file, last } => {
+                    let appended = match frame.take() {
+                        Some(frame) => self.append_file(file, last, frame).await,
                         None => Err(Error::internal("a frame without its payload")),
                     };
                     credit = true;
@@ -568,6 +594,38 @@ impl Appender {
         let timeout = self.stream.engine_timeout;
         within(timeout, "append", writer(&mut self.writer)?.append(records)).await?;
         Ok((rows, digest))
+    }
+
+    /// The rows and the digest of the file, with its last bytes.
+    async fn append_file(
+        &mut self,
+        file: TableFile,
+        last: bool,
+        frame: Frame,
+    ) -> Result<(u64, Digest)> {
+        self.phase.set(Phase::Append, self.session.partition());
+        let mut digest = std::mem::take(&mut self.digest);
+        let small = frame.raw_bytes <= INLINE_BYTES;
+        let work = move || {
+            let bytes = frame.into_bytes()?;
+            digest.update(&bytes);
+            Ok((digest, bytes))
+        };
+        let (digest, bytes) = match small {
+            true => work()?,
+            false => self.stream.cpu.run(work).await?,
+        };
+        let sums = match last {
+            true => (file.rows, digest.digest()),
+            false => {
+                self.digest = digest;
+                (0, Digest::default())
+            }
+        };
+        let timeout = self.stream.engine_timeout;
+        let append = writer(&mut self.writer)?.append_file(&file, bytes);
+        within(timeout, "append", append).await?;
+        Ok(sums)
     }
 
     fn named(&self, error: Error) -> Error {

@@ -160,6 +160,8 @@ impl Shared {
         }
         let limits = store.sink.limits(&sent.schema)?;
         let columns = column_plans(store, &id.table, &asked, &missing, evolves, narrow).await?;
+        let shape = request.files_shape.as_deref();
+        let takes_files = takes_files(store, &id.table, &sent, shape).await?;
         let sink = &store.sink;
         let prepared = if evolves && !missing.is_empty() {
             // What does not fit is refused before a column is added.
@@ -200,6 +202,7 @@ impl Shared {
             absent,
             columns,
             divided_otherwise: prepared.divided_otherwise,
+            takes_files,
             value_rules: limits.value_rules,
             atomic: limits.publish == Publish::Atomic,
             free_bytes: store.sink.space().await?.map(|space| space.free),
@@ -272,6 +275,14 @@ impl Shared {
         }
         let held = held_as(store, &id.table, &schema, &open.narrow).await?;
         let writer_bytes = store.sink.limits(&held)?.writer_bytes;
+        // The table is there: what would be made for these columns does not matter.
+        let wanted = Table {
+            name: id.table.clone(),
+            schema: Arc::clone(&schema),
+            divisions: Vec::new(),
+        };
+        let shape = open.files_shape.as_deref();
+        let takes_files = takes_files(store, &id.table, &wanted, shape).await?;
         let lease_bytes = stream_bytes(open.window_frames, open.frame_bytes_max, writer_bytes);
         let capacity = open.window_frames as usize + REPLIES_MAX;
         let (replies, stream) = mpsc::channel(capacity);
@@ -296,6 +307,7 @@ impl Shared {
                     lease_bytes,
                     engine_timeout_ms: u64::try_from(engine_timeout.as_millis())
                         .unwrap_or(u64::MAX),
+                    takes_files,
                 };
                 let opened = v1::CopyReply {
                     body: Some(Reply::Opened(opened)),
@@ -312,6 +324,7 @@ impl Shared {
                     digest_id,
                     window_frames: open.window_frames,
                     frame_bytes_max: open.frame_bytes_max,
+                    takes_files,
                     lease,
                     budget,
                     cpu,
@@ -542,6 +555,20 @@ impl Shared {
             None => v1::GetClaimReply::default(),
         })
     }
+}
+
+/// Whether B's files look as A says that its own do.
+async fn takes_files(
+    store: &Store,
+    table: &TableName,
+    wanted: &Table,
+    shape: Option<&str>,
+) -> Result<bool> {
+    let Some(shape) = shape else {
+        return Ok(false);
+    };
+    let ours = store.sink.files_shape(table, wanted).await?;
+    Ok(ours.as_deref() == Some(shape))
 }
 
 /// Every column of either side, those of A first, as they are before anything is made.

@@ -9,12 +9,14 @@
 //! - Frames arrive once and in order, also across resumes: their sequence goes on from the position that the partition was begun from.
 //! - Before a chunk becomes durable, and before a partition becomes visible, the rows and the digest that the source counted are compared
 //!   with those that were decoded here. The sums over the whole partition go on from the position too.
+//! - A partition comes as rows or as files, from its start: a position that was made from the one is none of the other. Files come whole, one after another, each in
+//!   as many bytes as it was said to have.
 //! - A partition that fails here is answered with `Failed` and its remaining messages are dropped, each frame with its credit
 //!   given back; the stream goes on with the next one. Whoever is fenced or speaks out of order loses the stream.
 
 use strait_common::digest::{Digest, DigestId};
 use strait_common::engine::{
-    Disposition, Finished, Mark, Origin, Partition, Position, Receipt, Version,
+    Disposition, Finished, Level, Mark, Origin, Partition, Position, Receipt, TableFile, Version,
 };
 use strait_common::key::PartitionKey;
 use strait_common::{Context, Error, Kind, Result, wire};
@@ -32,7 +34,7 @@ pub enum Event {
     Begun,
     /// The engine says that this run has committed the partition already.
     BegunAlready(Receipt),
-    /// The engine has taken the rows of the frame just decoded.
+    /// The engine has taken the rows of the frame just decoded, or the bytes of a file: its rows and digest count with the last of them.
     Appended {
         /// How many.
         rows: u64,
@@ -63,6 +65,13 @@ pub enum Action {
     },
     /// Decode the frame and give it to the writer; answer with `Appended` or `Failed`; then give its credit back.
     Append,
+    /// Give the bytes of the frame to the writer, the next of this file; answer with `Appended` or `Failed`; then give its credit back.
+    AppendFile {
+        /// The file.
+        file: TableFile,
+        /// Whether these are the last.
+        last: bool,
+    },
     /// Drop the frame and give its credit back.
     DropFrame,
     /// Make what was appended durable; answer with `Checkpointed` or `Failed`.
@@ -83,6 +92,7 @@ pub enum Action {
 pub struct Session {
     digest_id: DigestId,
     frame_bytes_max: u64,
+    takes_files: bool,
     ordinal: u64,
     state: State,
 }
@@ -109,14 +119,19 @@ struct Writing {
     digest: Digest,
     chunk_rows: u64,
     chunk_digest: Digest,
+    /// Files come in place of rows.
+    files: bool,
+    /// The file that is coming, and how much of it is still to come.
+    coming: Option<(TableFile, u64)>,
 }
 
 impl Session {
-    /// A stream of rows with this digest id and frames of at most this size.
-    pub fn new(digest_id: DigestId, frame_bytes_max: u64) -> Session {
+    /// A stream of rows with this digest id and frames of at most this size; or of files, if those may come.
+    pub fn new(digest_id: DigestId, frame_bytes_max: u64, takes_files: bool) -> Session {
         Session {
             digest_id,
             frame_bytes_max,
+            takes_files,
             ordinal: 0,
             state: State::Idle,
         }
@@ -131,6 +146,7 @@ impl Session {
             Event::Message(request) => match *request {
                 Request::Begin(begin) => self.begin(begin),
                 Request::Frame(frame) => self.frame(&frame),
+                Request::File(file) => self.file(&file),
                 Request::Checkpoint(checkpoint) => self.checkpoint(checkpoint),
                 Request::Finish(finish) => self.finish(finish),
                 Request::Skip(_) => self.skip(),
@@ -212,6 +228,17 @@ impl Session {
                 "partition {key}: begins from a position of another partition or version"
             )));
         }
+        let files = begin.files;
+        if files && !self.takes_files {
+            return Err(out_of_order("files, which this stream does not take"));
+        }
+        if let Some(from) = &from
+            && from.cursor.is_of_files() != files
+        {
+            return Err(Error::corrupt(format!(
+                "partition {key}: rows and files cannot go on from each other's positions"
+            )));
+        }
         let start = |sums: Option<(u64, u64, Digest)>| {
             let (sequence, rows, digest) = sums.unwrap_or_default();
             Writing {
@@ -222,6 +249,8 @@ impl Session {
                 digest,
                 chunk_rows: 0,
                 chunk_digest: Digest::default(),
+                files,
+                coming: None,
             }
         };
         self.state = State::Opening(start(
@@ -243,6 +272,20 @@ impl Session {
         })
     }
 
+    fn file(&mut self, file: &v1::TableFile) -> Result<Action> {
+        if matches!(self.state, State::Dropping) {
+            return Ok(Action::Nothing);
+        }
+        let writing = self.writing()?;
+        if !writing.files || writing.coming.is_some() || file.bytes == 0 {
+            let found = format!("a file of {} rows and {} bytes", file.rows, file.bytes);
+            return Err(out_of_order(&found).context(format!("partition {}", writing.key)));
+        }
+        let (rows, bytes) = (file.rows, file.bytes);
+        writing.coming = Some((TableFile { rows, bytes }, bytes));
+        Ok(Action::Nothing)
+    }
+
     fn frame(&mut self, frame: &v1::Frame) -> Result<Action> {
         if matches!(self.state, State::Dropping) {
             return Ok(Action::DropFrame);
@@ -252,6 +295,10 @@ impl Session {
         if frame.sequence != writing.sequence + 1 {
             let found = format!("frame {} after frame {}", frame.sequence, writing.sequence);
             return Err(out_of_order(&found).context(format!("partition {}", writing.key)));
+        }
+        if writing.files {
+            let action = writing.bytes(frame, frame_bytes_max);
+            return action.with_context(|| format!("partition {}", writing.key));
         }
         if frame.rows == 0 || (frame.rows > 1 && frame.raw_bytes > frame_bytes_max) {
             let found = format!(
@@ -275,6 +322,10 @@ impl Session {
             Digest::from_bytes(&checkpoint.chunk_digest)?,
         );
         let cursor = wire::cursor(checkpoint.cursor)?;
+        writing.check_between_files("a Checkpoint")?;
+        if cursor.is_of_files() != writing.files {
+            return Err(out_of_order("a cursor of another kind than the partition"));
+        }
         if let Err(error) = writing.close_chunk(sums) {
             return self.fail(error);
         }
@@ -288,6 +339,7 @@ impl Session {
         }
         let digest_id = self.digest_id.clone();
         let writing = self.writing()?;
+        writing.check_between_files("a Finish")?;
         let sums = (
             finish.sequence,
             finish.chunk_rows,
@@ -361,6 +413,32 @@ impl Session {
 }
 
 impl Writing {
+    /// The next bytes of a file.
+    fn bytes(&mut self, frame: &v1::Frame, frame_bytes_max: u64) -> Result<Action> {
+        let bytes = frame.raw_bytes;
+        let plain = frame.rows == 0
+            && frame.compression() == v1::Compression::None
+            && frame.wire_bytes == bytes;
+        let fits = |left: u64| plain && (1..=left.min(frame_bytes_max)).contains(&bytes);
+        let Some((file, left)) = self.coming.filter(|(_, left)| fits(*left)) else {
+            let found = format!("{bytes} bytes of {} rows, of a file", frame.rows);
+            return Err(out_of_order(&found));
+        };
+        let left = left - bytes;
+        self.sequence += 1;
+        self.coming = (left > 0).then_some((file, left));
+        let last = left == 0;
+        Ok(Action::AppendFile { file, last })
+    }
+
+    fn check_between_files(&self, what: &str) -> Result<()> {
+        if self.coming.is_none() {
+            return Ok(());
+        }
+        let found = format!("{what} inside a file");
+        Err(out_of_order(&found).context(format!("partition {}", self.key)))
+    }
+
     /// Compares what the source counted since the last checkpoint with what was decoded here.
     fn close_chunk(&mut self, (sequence, rows, digest): (u64, u64, Digest)) -> Result<()> {
         let ours = (self.sequence, self.chunk_rows, self.chunk_digest);
@@ -379,11 +457,16 @@ impl Writing {
     }
 
     fn check_receipt(&self, receipt: &Receipt, digest_id: &DigestId) -> Result<()> {
+        let (level, digest_id) = match self.files {
+            true => (Level::Bytes, &DigestId::of_files()),
+            false => (Level::Received, digest_id),
+        };
         let fits = receipt.key == self.key
             && receipt.version == self.version
             && receipt.rows == self.rows
             && receipt.digest == self.digest
-            && receipt.digest_id == *digest_id;
+            && receipt.digest_id == *digest_id
+            && receipt.level == level;
         if fits {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use strait_common::selection::SelectionSpec;
 use strait_common::{Error, Result};
 use strait_proto::v1;
 
-use crate::job::{Mode, Order, Spec};
+use crate::job::{Mode, Order, PassThrough, Spec};
 
 /// All that is asked for but the tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Terms {
     pub without_room: bool,
     /// Which partitions come first.
     pub order: Order,
+    /// Whether files travel as they are.
+    #[serde(default)]
+    pub pass_through: PassThrough,
 }
 
 /// What happens to columns that B's table lacks.
@@ -96,6 +99,9 @@ impl TryFrom<v1::StartRunRequest> for Terms {
             bandwidth_max: request.bandwidth_max,
             without_room: request.without_room,
             order: request.order().into(),
+            pass_through: (request.selectors.as_ref())
+                .map(|selectors| selectors.pass_through().into())
+                .unwrap_or_default(),
             selection: selection(request.selectors.unwrap_or_default()),
         })
     }

@@ -395,6 +395,7 @@ async fn begin(
             narrow: request.terms.narrow.clone(),
             partitions: Default::default(),
             receipts: None,
+            pass_through: request.terms.pass_through,
         },
         terms: request.terms,
         now: request.now,

@@ -141,6 +141,45 @@ pub struct Spec {
     /// Columns whose values go into B's type where that is another one, each exactly or not at all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub narrow: Vec<String>,
+    /// Whether files travel as they are.
+    #[serde(default, skip_serializing_if = "PassThrough::is_auto")]
+    pub pass_through: PassThrough,
+}
+
+/// Whether files travel as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PassThrough {
+    /// Those of partitions that are selected whole, where both tables look alike.
+    #[default]
+    Auto,
+    /// None: rows are decoded and encoded.
+    Never,
+}
+
+impl PassThrough {
+    /// Whether nothing else was asked for.
+    pub fn is_auto(&self) -> bool {
+        *self == PassThrough::Auto
+    }
+}
+
+impl From<v1::PassThrough> for PassThrough {
+    fn from(pass_through: v1::PassThrough) -> PassThrough {
+        match pass_through {
+            v1::PassThrough::Unspecified | v1::PassThrough::Auto => PassThrough::Auto,
+            v1::PassThrough::Never => PassThrough::Never,
+        }
+    }
+}
+
+impl From<PassThrough> for v1::PassThrough {
+    fn from(pass_through: PassThrough) -> v1::PassThrough {
+        match pass_through {
+            PassThrough::Auto => v1::PassThrough::Auto,
+            PassThrough::Never => v1::PassThrough::Never,
+        }
+    }
 }
 
 impl Spec {
@@ -171,6 +210,7 @@ impl TryFrom<v1::Selectors> for Spec {
             from,
             to,
             selection: crate::asked::selection(selectors.clone()),
+            pass_through: selectors.pass_through().into(),
             partitions: KeyPatterns(selectors.partitions),
             narrow: selectors.narrow,
             receipts: match selectors.receipts {
@@ -201,6 +241,7 @@ impl From<&Spec> for v1::Selectors {
                 .as_ref()
                 .map(|path| path.display().to_string())
                 .unwrap_or_default(),
+            pass_through: v1::PassThrough::from(spec.pass_through).into(),
         }
     }
 }

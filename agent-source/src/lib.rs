@@ -15,6 +15,7 @@ pub mod chosen;
 pub mod compare;
 pub mod compression;
 pub mod control;
+pub mod files;
 pub mod group;
 pub mod job;
 pub mod link;

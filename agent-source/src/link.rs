@@ -99,7 +99,7 @@ impl Link {
         self.client.clone()
     }
 
-    /// Makes the target able to take the rows, or says what that would mean.
+    /// Makes the target able to take the rows, or files of this shape, or says what that would mean.
     ///
     /// # Errors
     /// What the sink says; `Refused` if it answers in a protocol that was not offered; `Unavailable` if it cannot be reached.
@@ -107,6 +107,7 @@ impl Link {
         &self,
         spec: &Spec,
         wanted: &Table,
+        files_shape: Option<&str>,
         window: Window,
         policy: v1::SchemaPolicy,
         dry_run: bool,
@@ -122,6 +123,7 @@ impl Link {
             window_frames: window.frames,
             frame_bytes_max: window.frame_bytes_max,
             schema_policy: policy.into(),
+            files_shape: files_shape.map(str::to_owned),
         };
         self.bounded("prepare", async {
             let reply = self.client().prepare(request).await?.into_inner();

@@ -20,6 +20,7 @@ use crate::answers::Answers;
 use crate::asked::{Asked, Lacking, Terms};
 use crate::chosen::Arrived;
 use crate::compare::Sides;
+use crate::files;
 use crate::job::{Job, Mode, Order, Spec};
 use crate::link::{self, Held, Link, Window};
 use crate::overlap::Overlaps;
@@ -48,6 +49,8 @@ pub struct Planned {
     pub reply: v1::PrepareReply,
     /// What to know.
     pub warnings: Vec<String>,
+    /// Why no partition travels as files; none where they do.
+    pub rows_because: Option<&'static str>,
     source: Arc<dyn Source>,
     link: Link,
     arrived: Arc<Arrived>,
@@ -149,8 +152,16 @@ impl Resolved {
             source,
             link,
         } = self;
-        let reply = link.prepare(&job.spec, &wanted, window(agent), policy, true);
+        let columns = table.schema.fields().len();
+        let shape = files::shape(source.as_ref(), &job.spec, &selection, columns).await?;
+        let told = shape.as_deref().ok();
+        let reply = link.prepare(&job.spec, &wanted, told, window(agent), policy, true);
         let reply = reply.await?;
+        let rows_because = match shape {
+            Err(why) => Some(why),
+            Ok(_) if !reply.takes_files => Some("the table at the sink keeps its rows otherwise"),
+            Ok(_) => None,
+        };
         let both = agent.stream_bytes(source.read_bytes(&table)) + reply.stream_bytes;
         if link.is_local() && both > agent.config.memory_bytes {
             return Err(Error::refused(format!(
@@ -193,6 +204,7 @@ impl Resolved {
         };
         Ok(Planned {
             warnings,
+            rows_because,
             job,
             selection,
             table,
@@ -220,7 +232,7 @@ impl Planned {
             let (spec, wanted) = (&self.job.spec, &self.wanted);
             let made = self
                 .link
-                .prepare(spec, wanted, window(agent), policy, false);
+                .prepare(spec, wanted, None, window(agent), policy, false);
             self.reply = made.await?;
         }
         Ok(self)
@@ -713,6 +725,10 @@ pub async fn show(
             let action = actions.of(&partition);
             count(&mut totals, action);
             if matches!(action, "copy" | "replace" | "compare") {
+                let as_files = planned.rows_because.is_none();
+                if as_files && planned.selection.covers(&partition.key) {
+                    totals.as_files += 1;
+                }
                 let both = bytes_to_copy.zip(partition.bytes);
                 bytes_to_copy = both.map(|(sum, bytes)| sum.saturating_add(bytes));
             }
@@ -895,5 +911,6 @@ fn summary(
         mapping: reply.columns.clone(),
         compression: agent.config.compression.to_string(),
         bandwidth_max,
+        rows_because: planned.rows_because.unwrap_or_default().to_owned(),
     }
 }

@@ -315,7 +315,8 @@ impl Run {
         };
         if let PositionState::Committed(receipt) = &position.state
             && position.run == self.id
-            && (receipt.digest_id.0 != self.job.digest_id || receipt.selection != self.job.resolved)
+            && (receipt.selection != self.job.resolved
+                || !(receipt.digest_id.0 == self.job.digest_id || receipt.digest_id.is_of_files()))
         {
             return Err(Error::corrupt(format!(
                 "partition {}: the sink's ledger has a receipt of this run for other columns or another selection",
@@ -420,6 +421,7 @@ impl Run {
             disposition: self.job.mode.disposition(),
             from,
             may_be_empty: !self.present.contains(&row.seq),
+            files: false,
         };
         self.running.insert(
             row.seq,

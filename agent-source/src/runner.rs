@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::compare::Sides;
+use crate::files;
 use crate::job::{Job, Mode};
 use crate::link::{self, Link, Window};
 use crate::overlap::Overlaps;
@@ -438,6 +439,8 @@ async fn attempt(
         frame_bytes_max: agent.config.frame_bytes_max,
     };
     let streams = live.state().row.streams.clamp(1, agent.config.streams_max);
+    let columns = table.schema.fields().len();
+    let shape = files::shape(source.as_ref(), &job.spec, &selection, columns).await?;
     let attempt = Arc::new(Attempt {
         run: id,
         epoch,
@@ -446,6 +449,7 @@ async fn attempt(
         table: job.spec.from.table.clone(),
         schema,
         digest_id,
+        files_shape: shape.ok(),
         window,
         chunk_bytes: agent.config.chunk_bytes,
         finishes_max: agent.config.finishes_max as usize,

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use strait_common::digest::{Digest, DigestId};
-use strait_common::engine::{Cursor, Disposition, Level, Partition, Position, Receipt};
+use strait_common::engine::{Cursor, Disposition, Level, Partition, Position, Receipt, TableFile};
 use strait_common::frame::Frame;
 use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, Result, wire};
@@ -31,18 +31,22 @@ pub struct Assignment {
     pub from: Option<Position>,
     /// Whether it may turn out to have no rows: in place of B's they would remove the partition, which a mirror does only where it is allowed.
     pub may_be_empty: bool,
+    /// Whether its files travel in place of its rows; then `from` is a place among files.
+    pub files: bool,
 }
 
-/// Rows of the partition, encoded.
+/// Rows of the partition, encoded; or some bytes of one of its files.
 #[derive(Debug)]
 pub struct Encoded {
+    /// The file that begins with these bytes.
+    pub file: Option<TableFile>,
     /// The selected rows; none if the batch had none.
     pub frames: Vec<Frame>,
-    /// The place after the batch.
-    pub end: Cursor,
-    /// Rows over all frames.
+    /// The place after the batch; none inside a file, where no checkpoint can be.
+    pub end: Option<Cursor>,
+    /// Rows over all frames; with the last bytes of a file, those of the file.
     pub rows: u64,
-    /// Their digest.
+    /// Their digest; that of the file.
     pub digest: Digest,
 }
 
@@ -165,8 +169,10 @@ pub struct Session {
 #[derive(Debug)]
 struct Current {
     assignment: Assignment,
-    pending: VecDeque<Frame>,
+    pending: VecDeque<Piece>,
     cursor: Cursor,
+    /// A part of a file was read, or sent, and the rest of it not.
+    inside: bool,
     sequence: u64,
     rows: u64,
     digest: Digest,
@@ -176,6 +182,14 @@ struct Current {
     unacked: Unacked,
     /// The last of them, once the stop is under way and waits for it.
     stopping: Option<u64>,
+}
+
+/// What waits to be sent.
+#[derive(Debug)]
+enum Piece {
+    /// A file begins; its first frame follows.
+    File(TableFile),
+    Frame(Frame),
 }
 
 /// The checkpoints of a partition that were asked for and not yet acknowledged, oldest first: the frame up to which each goes, and the rows from the
@@ -236,8 +250,13 @@ impl Session {
             Event::Assigned(None) => self.exhausted = true,
             Event::Batch(encoded) => {
                 let current = self.current_mut()?;
-                current.pending.extend(encoded.frames);
-                current.cursor = encoded.end;
+                let frames = encoded.frames.into_iter().map(Piece::Frame);
+                current.pending.extend(encoded.file.map(Piece::File));
+                current.pending.extend(frames);
+                current.inside = encoded.end.is_none();
+                if let Some(end) = encoded.end {
+                    current.cursor = end;
+                }
                 current.rows += encoded.rows;
                 current.digest = current.digest.plus(encoded.digest);
                 current.chunk.rows += encoded.rows;
@@ -317,10 +336,12 @@ impl Session {
             slice: Some(wire::whole()),
             disposition: v1::Disposition::from(assignment.disposition).into(),
             from: from.map(Into::into),
+            files: assignment.files,
         }));
         self.current = Some(Current {
             pending: VecDeque::new(),
             cursor: from.map(|from| from.cursor.clone()).unwrap_or_default(),
+            inside: false,
             sequence: from.map_or(0, |from| from.sequence),
             rows: from.map_or(0, |from| from.rows),
             digest: from.map_or_else(Digest::default, |from| from.digest),
@@ -446,7 +467,8 @@ impl Session {
 
     fn is_ours(&self, receipt: &Receipt, key: &PartitionKey) -> bool {
         receipt.key == *key
-            && receipt.digest_id == self.digest_id
+            // An earlier attempt may have sent rows where this one sends files, and the reverse.
+            && (receipt.digest_id == self.digest_id || receipt.digest_id.is_of_files())
             && receipt.selection == self.selection
     }
 
@@ -474,8 +496,20 @@ impl Session {
         let seq = current.assignment.seq;
         let (mut rows, mut raw_bytes, mut wire_bytes) = (0, 0, 0);
         while self.credits > 0
-            && let Some(frame) = current.pending.pop_front()
+            && let Some(piece) = current.pending.pop_front()
         {
+            let frame = match piece {
+                Piece::Frame(frame) => frame,
+                // Before the first frame of it, for which there is credit.
+                Piece::File(file) => {
+                    rows += file.rows;
+                    step.send.push(Request::File(v1::TableFile {
+                        rows: file.rows,
+                        bytes: file.bytes,
+                    }));
+                    continue;
+                }
+            };
             self.credits -= 1;
             current.sequence += 1;
             current.chunk.raw_bytes += frame.raw_bytes;
@@ -506,8 +540,14 @@ impl Session {
                 version: current.assignment.partition.version.clone(),
                 rows: current.rows,
                 digest: current.digest,
-                digest_id: self.digest_id.clone(),
-                level: Level::Received,
+                digest_id: match current.assignment.files {
+                    true => DigestId::of_files(),
+                    false => self.digest_id.clone(),
+                },
+                level: match current.assignment.files {
+                    true => Level::Bytes,
+                    false => Level::Received,
+                },
                 selection: self.selection.clone(),
                 origin: current.assignment.partition.origin.clone(),
             };
@@ -525,8 +565,9 @@ impl Session {
                 receipt,
             });
             self.current = None;
-        } else if current.chunk.raw_bytes >= self.limits.chunk_bytes
-            || (self.draining && current.chunk.rows > 0)
+        } else if !current.inside
+            && (current.chunk.raw_bytes >= self.limits.chunk_bytes
+                || (self.draining && current.chunk.rows > 0))
         {
             step.send.push(Request::Checkpoint(v1::Checkpoint {
                 sequence: current.sequence,
@@ -540,7 +581,7 @@ impl Session {
                 current.stopping = Some(current.sequence);
             }
         } else if self.draining {
-            // A checkpoint that is on its way is lost if the stream ends before it arrives.
+            // The rest of a file may take long, so it is left too. A checkpoint that is on its way is lost if the stream ends before it arrives.
             match current.unacked.back() {
                 Some(&(sequence, _)) => current.stopping = Some(sequence),
                 None => self.leave(None, step),
@@ -629,6 +670,7 @@ mod tests {
             disposition: Disposition::Append,
             from: None,
             may_be_empty: true,
+            files: false,
         };
         let begun = Event::Assigned(Some(Box::new(assignment)));
         session.apply(begun).unwrap();
@@ -640,8 +682,9 @@ mod tests {
             payload: bytes::Bytes::from_static(&[0; 8]),
         };
         let batch = Event::Batch(Encoded {
+            file: None,
             frames: vec![frame],
-            end: Cursor::start(),
+            end: Some(Cursor::start()),
             rows: 1,
             digest: Digest::default(),
         });

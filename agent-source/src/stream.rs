@@ -11,7 +11,7 @@ use std::time::Duration;
 use strait_common::budget::{Budget, Lease};
 use strait_common::cpu::CpuPool;
 use strait_common::digest::DigestId;
-use strait_common::engine::{Batch, ReadLimits, Source, Stream as EngineStream};
+use strait_common::engine::{ReadLimits, Source};
 use strait_common::frame::Encoder;
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
@@ -28,6 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::compression::{Policy, Steps};
+use crate::files::Reading;
 use crate::job::Place;
 use crate::link::{self, Link, Window, silent};
 use crate::pace::Share;
@@ -37,7 +38,7 @@ mod meter;
 mod read;
 
 use meter::{Meter, Wait};
-use read::{Preparing, Read};
+use read::{Preparing, Read, Reader};
 
 /// What all streams of an attempt share.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub struct Attempt {
     pub schema: arrow::datatypes::SchemaRef,
     /// What digests are computed by.
     pub digest_id: DigestId,
+    /// How A's files look, if they may travel in place of rows.
+    pub files_shape: Option<String>,
     /// Bounds of frames.
     pub window: Window,
     /// Raw bytes of a chunk.
@@ -127,6 +130,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         digest_id: attempt.digest_id.0.clone(),
         peer_timeout_ms: link::millis(attempt.peer_timeout),
         narrow: attempt.narrow.clone(),
+        files_shape: attempt.files_shape.clone(),
     });
     let opened = async {
         to_wire.send(message(open)).await.map_err(|_| gone())?;
@@ -178,6 +182,10 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         steps,
         meter: Meter::new(Instant::now()),
         reader: None,
+        files_shape: attempt
+            .files_shape
+            .as_deref()
+            .filter(|_| opened.takes_files),
         budget,
         _lease: lease,
     };
@@ -209,7 +217,9 @@ struct Stream<'a, B> {
     encoder: Option<Encoder>,
     steps: Steps,
     meter: Meter,
-    reader: Option<EngineStream<Batch>>,
+    reader: Option<Reader>,
+    /// How the files of both sides look, where they can travel.
+    files_shape: Option<&'a str>,
     budget: Budget,
     _lease: Lease,
 }
@@ -341,13 +351,34 @@ impl<B: Board> Stream<'_, B> {
 
     async fn assigned(&mut self, assignment: Option<Box<Assignment>>) -> Result<()> {
         self.reader = None;
-        self.apply(Event::Assigned(assignment.clone())).await?;
-        let Some(assignment) = assignment else {
-            return Ok(());
+        let Some(mut assignment) = assignment else {
+            return self.apply(Event::Assigned(None)).await;
         };
+        let offered = offered(self.attempt, self.files_shape, &assignment).await;
+        let from = assignment.from.as_ref();
+        let goes_on = from.is_some_and(|from| from.cursor.is_of_files());
+        assignment.files = match &offered {
+            Ok(offered) => offered.is_some(),
+            // What is staged stays as it is.
+            Err(_) => goes_on,
+        };
+        // What is staged of its files is no beginning of its rows.
+        if goes_on && !assignment.files {
+            assignment.from = None;
+        }
+        self.apply(Event::Assigned(Some(assignment.clone())))
+            .await?;
         if self.session.want() != Want::Batch {
             // The soft stop has come first: the partition is left already.
             return Ok(());
+        }
+        match offered {
+            Ok(None) => {}
+            Ok(Some(reading)) => {
+                self.reader = Some(Reader::Files(Box::new(reading)));
+                return Ok(());
+            }
+            Err(error) => return self.apply(Event::ReadFailed(error)).await,
         }
         let attempt = self.attempt;
         let batch_bytes = attempt.window.frame_bytes_max / 8 * 7;
@@ -368,7 +399,7 @@ impl<B: Board> Stream<'_, B> {
             &limits,
         );
         match read.await {
-            Ok(reader) => self.reader = Some(reader),
+            Ok(reader) => self.reader = Some(Reader::Rows(reader)),
             Err(error) => self.apply(Event::ReadFailed(error)).await?,
         }
         Ok(())
@@ -393,6 +424,7 @@ impl<B: Board> Stream<'_, B> {
             frame_bytes_max: attempt.window.frame_bytes_max,
             bandwidth: attempt.bandwidth.clone(),
             shutdown: attempt.shutdown.clone(),
+            engine_timeout: attempt.engine_timeout,
         };
         Ok(Box::pin(async move {
             let read = preparing.next(encoder, reader).await?;
@@ -403,7 +435,8 @@ impl<B: Board> Stream<'_, B> {
     /// A batch is ready; it is time to decide how the next ones are compressed, or not.
     fn count(&mut self, read: &Read) {
         self.meter.waited(Wait::Wire, read.admitting);
-        let Event::Batch(encoded) = &read.event else {
+        let (Event::Batch(encoded), Some(Reader::Rows(_))) = (&read.event, &read.reader) else {
+            // Files are not compressed again.
             return;
         };
         let frames = encoded.frames.len() as u64;
@@ -438,6 +471,27 @@ impl<B: Board> Stream<'_, B> {
         }
         Ok(())
     }
+}
+
+/// The files of a partition, where they can travel in place of its rows. What goes on among rows does so to its end.
+async fn offered(
+    attempt: &Attempt,
+    shape: Option<&str>,
+    assignment: &Assignment,
+) -> Result<Option<Reading>> {
+    let after = assignment.from.as_ref().map(|from| from.cursor.clone());
+    let after = after.unwrap_or_default();
+    let Some(shape) = shape.filter(|_| after.is_start() || after.is_of_files()) else {
+        return Ok(None);
+    };
+    let (table, selection) = (&attempt.table, &attempt.selection);
+    let files = attempt
+        .source
+        .files(table, selection, &assignment.partition, shape);
+    files
+        .await?
+        .map(|files| Reading::new(files, &after))
+        .transpose()
 }
 
 /// The sink's own patience with its engine; this side's where it does not say.

@@ -59,6 +59,7 @@ impl From<Selectors> for v1::Selectors {
             partitions: selectors.partitions,
             receipts: selectors.receipts.unwrap_or_default(),
             narrow: selectors.narrow,
+            pass_through: v1::PassThrough::Unspecified.into(),
         }
     }
 }
@@ -138,6 +139,17 @@ pub(crate) struct ModeArguments {
     /// What happens to columns that the sink's table lacks
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = SchemaPolicy::Evolve)]
     schema: SchemaPolicy,
+    /// Whether files of partitions that are selected whole travel as they are, where both sides keep tables alike
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = PassThrough::Auto)]
+    pass_through: PassThrough,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PassThrough {
+    /// Where they can
+    Auto,
+    /// Rows are decoded, checked one by one and encoded
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -182,6 +194,18 @@ impl ModeArguments {
             SchemaPolicy::Evolve => v1::SchemaPolicy::Evolve,
             SchemaPolicy::Freeze => v1::SchemaPolicy::Freeze,
             SchemaPolicy::Ignore => v1::SchemaPolicy::Ignore,
+        }
+    }
+
+    /// What is selected, for the wire.
+    pub(crate) fn selectors(&self, selectors: Selectors) -> v1::Selectors {
+        let pass_through = match self.pass_through {
+            PassThrough::Auto => v1::PassThrough::Auto,
+            PassThrough::Never => v1::PassThrough::Never,
+        };
+        v1::Selectors {
+            pass_through: pass_through.into(),
+            ..selectors.into()
         }
     }
 

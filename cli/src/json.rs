@@ -219,6 +219,9 @@ pub(crate) struct Plan {
     pub(crate) to_drop: u64,
     pub(crate) already: u64,
     pub(crate) refused: u64,
+    /// Partitions that travel as files, or why none does.
+    pub(crate) as_files: u64,
+    pub(crate) rows_because: String,
     pub(crate) columns: Vec<PlannedColumn>,
     pub(crate) partitions: Vec<PlannedPartition>,
 }

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! prepare ─ attach ─┬─ begin ─ append … checkpoint … append ─ [seal] ─ finish ─┬─ complete
+//!                   ├─ begin ─ append_file … checkpoint … ─ [seal] ─ finish ───┤
 //!                   ├─ begin ─ …                                               │
 //!                   └─ [confirm] … [drop_partition]                            ┘
 //! ```
@@ -34,6 +35,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 pub use crate::division::{Division, DivisionKind};
+pub use crate::files::{PartitionFiles, TableFile};
 
 use crate::budget::Budget;
 use crate::digest::{Digest, DigestId};
@@ -119,7 +121,7 @@ impl fmt::Display for Version {
 }
 
 /// An opaque place in a partition of one version, made by the source's engine: "after these rows". Empty at the
-/// start. At most 1 KiB.
+/// start. At most 1 KiB. Places among [`files`](crate::files) are the agents' own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cursor(pub Bytes);
 
@@ -188,6 +190,32 @@ pub trait Source: fmt::Debug + Send + Sync {
         after: &Cursor,
         limits: &ReadLimits,
     ) -> Result<Stream<Batch>>;
+
+    /// How the files of the table look now, in one canonical text: all that must be equal at the other store for a file to be of that table as it is. `None` where
+    /// no file can travel.
+    ///
+    /// # Errors
+    /// As [`describe`](Source::describe).
+    async fn files_shape(&self, table: &TableName) -> Result<Option<String>> {
+        let _ = table;
+        Ok(None)
+    }
+
+    /// The files of a partition, exactly those of `partition.version`, where all of its rows are selected with all columns and the files look like `shape`. `None` where they
+    /// do not, or this cannot be told: its rows must be read.
+    ///
+    /// # Errors
+    /// As [`read`](Source::read).
+    async fn files(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+        shape: &str,
+    ) -> Result<Option<Box<dyn PartitionFiles>>> {
+        let _ = (table, selection, partition, shape);
+        Ok(None)
+    }
 
     /// Whether what the store has of a table is whole, where the store can tell: asked once before a run reads from it.
     ///
@@ -547,6 +575,16 @@ pub trait Sink: fmt::Debug + Send + Sync {
         dry_run: bool,
     ) -> Result<Vec<String>>;
 
+    /// How the files of the table look that is there, or of the one that [`prepare`](Sink::prepare) would make for `wanted`, as [`Source::files_shape`] says it. `None` by an engine
+    /// whose writers take no files.
+    ///
+    /// # Errors
+    /// As [`prepare`](Sink::prepare).
+    async fn files_shape(&self, table: &TableName, wanted: &Table) -> Result<Option<String>> {
+        let _ = (table, wanted);
+        Ok(None)
+    }
+
     /// Takes or takes over the claim: raises the epoch in the store, reads the ledger, then discards what older attempts of
     /// this run staged and no position covers.
     ///
@@ -623,6 +661,16 @@ pub trait PartitionWriter: fmt::Debug + Send {
     /// # Errors
     /// `Refused` for a value that B cannot hold, naming column and row number.
     async fn append(&mut self, records: RecordBatch) -> Result<()>;
+
+    /// The same for a file that is taken as it is: its next bytes. All rows of it are of the partition, which comes as rows or as files and never as both. With its last bytes it is
+    /// found out whether it is what it is said to be. No checkpoint comes inside a file.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is no whole file of so many rows, `Schema` if its columns are not the table's.
+    async fn append_file(&mut self, file: &TableFile, bytes: Bytes) -> Result<()> {
+        let _ = (file, bytes);
+        Err(Error::internal("this engine takes no files"))
+    }
 
     /// Everything appended so far survives a crash from here on, with this cursor; not yet visible. `sequence`, `rows` and `digest` cover
     /// the partition from its start.

@@ -40,6 +40,41 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
+impl Frame {
+    /// Bytes of a file, in place of rows.
+    pub fn of_bytes(payload: Bytes) -> Frame {
+        Frame {
+            rows: 0,
+            raw_bytes: payload.len() as u64,
+            compressed: false,
+            checksum: xxh3_64(&payload),
+            payload,
+        }
+    }
+
+    /// Those bytes again.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not what the frame says.
+    pub fn into_bytes(self) -> Result<Bytes> {
+        self.check()?;
+        if self.compressed || self.payload.len() as u64 != self.raw_bytes {
+            return Err(Error::corrupt("a frame is no plain piece of a file"));
+        }
+        Ok(self.payload)
+    }
+
+    /// Whether a bit has flipped on the way.
+    fn check(&self) -> Result<()> {
+        if xxh3_64(&self.payload) == self.checksum {
+            return Ok(());
+        }
+        Err(Error::corrupt(
+            "the bytes of a frame do not have its checksum",
+        ))
+    }
+}
+
 /// Turns batches into frames. Keeps its buffers and its zstd context, so one per stream.
 pub struct Encoder {
     zstd: Option<zstd::bulk::Compressor<'static>>,
@@ -188,11 +223,7 @@ impl Decoder {
     /// # Errors
     /// `Corrupt` if anything about the payload is not what the frame says.
     pub fn decode(&mut self, frame: Frame) -> Result<RecordBatch> {
-        if xxh3_64(&frame.payload) != frame.checksum {
-            return Err(Error::corrupt(
-                "the bytes of a frame do not have its checksum",
-            ));
-        }
+        frame.check()?;
         let raw_bytes = usize::try_from(frame.raw_bytes).or_error(Kind::Corrupt, "frame size")?;
         let raw = if frame.compressed {
             let mut raw = Vec::with_capacity(raw_bytes);

@@ -1,7 +1,7 @@
 //! What both agents and every engine need: the engine contract and the words it is written in.
 //!
 //! Start with [`engine`], the contract. The rest are the values that it speaks of: [`key`], [`selection`], [`digest`],
-//! [`ids`]; the [`frame`] that travels between the agents; and the means to stay within bounds: [`budget`], [`cpu`], [`patience`].
+//! [`ids`]; the [`frame`] and the [`files`] that travel between the agents; and the means to stay within bounds: [`budget`], [`cpu`], [`patience`].
 //!
 //! This crate opens no socket, no file and no store.
 
@@ -13,6 +13,7 @@ pub mod digest;
 pub mod division;
 pub mod engine;
 pub mod error;
+pub mod files;
 pub mod fingerprint;
 pub mod frame;
 pub mod ids;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 
-use crate::engine::{Batch, Cursor, Partition, ReadLimits, Source, Store, Stream, Table};
+use crate::engine::{
+    Batch, Cursor, Partition, PartitionFiles, ReadLimits, Source, Store, Stream, Table,
+};
 use crate::error::{Context, Error, Result};
 use crate::ids::TableName;
 use crate::selection::Selection;
@@ -96,6 +98,22 @@ impl Source for PatientSource {
         let batches = self.below.read(table, selection, partition, after, limits);
         let batches = within(self.timeout, "read", batches).await?;
         Ok(patient_stream(batches, self.timeout, "read"))
+    }
+
+    async fn files_shape(&self, table: &TableName) -> Result<Option<String>> {
+        let shape = self.below.files_shape(table);
+        within(self.timeout, "files", shape).await
+    }
+
+    async fn files(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+        shape: &str,
+    ) -> Result<Option<Box<dyn PartitionFiles>>> {
+        let files = self.below.files(table, selection, partition, shape);
+        within(self.timeout, "files", files).await
     }
 
     // Reads as long as there is something to read: who asks waits with a stop at hand.

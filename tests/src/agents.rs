@@ -246,11 +246,12 @@ pub struct Operator {
     pub control: ControlClient<Channel>,
 }
 
-/// All of the table, to the table of the same name.
+/// All of the table, to the table of the same name, as rows: what tests count are frames and rows that an engine is given. Files have tests of their own.
 pub fn selectors() -> v1::Selectors {
     v1::Selectors {
         from: format!("a:{TABLE}"),
         to: format!("b:{TABLE}"),
+        pass_through: v1::PassThrough::Never.into(),
         ..v1::Selectors::default()
     }
 }

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use bytes::Bytes;
 use strait_common::Result;
 use strait_common::engine::{
     Attachment, Batch, Begun, Claim, Confirmed, Cursor, Disposition, Finished, Holding, Mark,
-    Outcome, Partition, PartitionWriter, Position, Prepared, ReadLimits, Receipt, Sink, SinkLimits,
-    Source, Space, Store, Stream, Table, Vacuumed,
+    Outcome, Partition, PartitionFiles, PartitionWriter, Position, Prepared, ReadLimits, Receipt,
+    Sink, SinkLimits, Source, Space, Store, Stream, Table, TableFile, Vacuumed,
 };
 use strait_common::ids::{Epoch, TableName};
 use strait_common::key::PartitionKey;
@@ -69,6 +70,8 @@ struct Seen {
     waited: Vec<String>,
     /// The partitions that were opened to be read.
     reads: Vec<String>,
+    /// Those whose files were opened.
+    files: Vec<String>,
 }
 
 impl Default for Hand {
@@ -150,6 +153,13 @@ impl Hand {
         reads
     }
 
+    /// The partitions whose files were opened to be sent since this was asked last, in order of label.
+    pub fn take_files(&self) -> Vec<String> {
+        let mut files = std::mem::take(&mut self.seen().files);
+        files.sort();
+        files
+    }
+
     /// The rows from which each begin of this partition went on: 0 for its start.
     pub fn begun_from(&self, label: &str) -> Vec<u64> {
         self.seen()
@@ -226,6 +236,27 @@ impl Source for HeldSource {
             .await
     }
 
+    async fn files_shape(&self, table: &TableName) -> Result<Option<String>> {
+        self.below.files_shape(table).await
+    }
+
+    async fn files(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+        shape: &str,
+    ) -> Result<Option<Box<dyn PartitionFiles>>> {
+        let label = partition.key.label();
+        self.hand.pass(Act::Read, &label).await;
+        let files = self.below.files(table, selection, partition, shape);
+        let files = files.await?;
+        if files.is_some() {
+            self.hand.seen().files.push(label);
+        }
+        Ok(files)
+    }
+
     async fn check(&self, table: &TableName) -> Result<()> {
         self.below.check(table).await
     }
@@ -271,6 +302,10 @@ impl Sink for HeldSink {
         dry_run: bool,
     ) -> Result<Vec<String>> {
         self.below.add_columns(table, wanted, dry_run).await
+    }
+
+    async fn files_shape(&self, table: &TableName, wanted: &Table) -> Result<Option<String>> {
+        self.below.files_shape(table, wanted).await
     }
 
     async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {
@@ -334,6 +369,7 @@ impl Attachment for HeldAttachment {
                     below,
                     hand: self.hand.clone(),
                     label,
+                    came: 0,
                 })),
                 already => already,
             },
@@ -359,6 +395,8 @@ struct HeldWriter {
     below: Box<dyn PartitionWriter>,
     hand: Hand,
     label: String,
+    /// Bytes of the file that is coming.
+    came: u64,
 }
 
 #[async_trait]
@@ -369,6 +407,21 @@ impl PartitionWriter for HeldWriter {
         self.below.append(records).await?;
         let mut seen = self.hand.seen();
         *seen.appended.entry(self.label.clone()).or_default() += rows;
+        seen.appends += 1;
+        Ok(())
+    }
+
+    async fn append_file(&mut self, file: &TableFile, bytes: Bytes) -> Result<()> {
+        self.hand.pass(Act::Append, &self.label).await;
+        let came = bytes.len() as u64;
+        self.below.append_file(file, bytes).await?;
+        let mut seen = self.hand.seen();
+        // The file's rows count with its last bytes.
+        self.came += came;
+        if self.came == file.bytes {
+            self.came = 0;
+            *seen.appended.entry(self.label.clone()).or_default() += file.rows;
+        }
         seen.appends += 1;
         Ok(())
     }

@@ -49,6 +49,10 @@ pub struct Figures {
     pub confirmed: u64,
     /// Attempts that went on from a position in mid-partition.
     pub resumed: u64,
+    /// Partitions begun as files, from wherever.
+    pub as_files: u64,
+    /// Partitions begun from their start as rows, of which files were staged.
+    pub turned: u64,
     /// Attempts ended by a newer one.
     pub fenced: u64,
     /// Partitions that changed under a run.
@@ -74,6 +78,8 @@ impl std::ops::AddAssign for Figures {
         self.copied += other.copied;
         self.confirmed += other.confirmed;
         self.resumed += other.resumed;
+        self.as_files += other.as_files;
+        self.turned += other.turned;
         self.fenced += other.fenced;
         self.moved += other.moved;
         self.killed += other.killed;

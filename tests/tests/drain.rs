@@ -53,6 +53,7 @@ impl Board for SlowBoard {
             disposition: Disposition::Append,
             from: None,
             may_be_empty: true,
+            files: false,
         }))
     }
 
@@ -95,6 +96,7 @@ async fn a_partition_that_comes_after_the_soft_stop_is_left_unread() {
         table: table.name.clone(),
         selection,
         digest_id: DigestId::of(&table.schema).expect("an id"),
+        files_shape: None,
         schema: table.schema,
         window: Window {
             frames: 4,

@@ -60,9 +60,11 @@ pub fn look(check: Check, overlaps: &mut Overlaps, planned: &Partition, held: &H
     let receipt = held.receipt.as_ref().filter(|receipt| {
         check == Check::Versions
             && held.receipts == 1
-            && receipt.digest_id == *overlaps.digest_id()
+            && (receipt.digest_id == *overlaps.digest_id() || receipt.digest_id.is_of_files())
             && overlaps.with(receipt, &planned.key) == Overlap::Same
     });
+    // Files that travelled as they were have a digest of bytes: it says nothing of what the other side's rows are, if those are not the same files any more.
+    let of_rows = |receipt: &&Receipt| receipt.digest_id == *overlaps.digest_id();
     let fingerprint = |receipt: &Receipt| (receipt.rows, receipt.digest);
     let unchanged = receipt.filter(|receipt| receipt.is_of(planned));
     let intact = receipt.filter(|_| held.intact);
@@ -73,14 +75,11 @@ pub fn look(check: Check, overlaps: &mut Overlaps, planned: &Partition, held: &H
         return Look::Copy;
     }
     let known = Known {
-        ours: unchanged.map(fingerprint),
-        theirs: intact.map(fingerprint),
+        ours: unchanged.filter(of_rows).map(fingerprint),
+        theirs: intact.filter(of_rows).map(fingerprint),
     };
-    let rows = |known: Option<Fingerprint>, told| known.map(|(rows, _)| rows).or(told);
-    match (
-        rows(known.ours, planned.rows),
-        rows(known.theirs, held.rows),
-    ) {
+    let rows = |known: Option<&Receipt>, told| known.map(|receipt| receipt.rows).or(told);
+    match (rows(unchanged, planned.rows), rows(intact, held.rows)) {
         // That A has no row is not believed unread: it would drop the partition.
         (Some(ours), Some(theirs)) if ours != theirs && ours > 0 => Look::Copy,
         _ => Look::Read(known),
@@ -487,6 +486,38 @@ mod tests {
             let found = super::look(Check::Versions, &mut overlaps(), &planned, &held);
             assert_eq!(found, look, "{planned:?} {held:?}");
         }
+    }
+
+    #[test]
+    fn a_receipt_of_files_tells_that_nothing_has_changed_and_how_many_rows_there_were() {
+        let of_files = |intact, rows| {
+            let mut held = held(intact, rows);
+            held.receipt.as_mut().unwrap().digest_id = DigestId::of_files();
+            held
+        };
+        let receipt = of_files(true, None).receipt.unwrap();
+        let read = || Look::Read(Known::default());
+        for (version, rows, held, look) in [
+            (
+                "a1",
+                Some(10),
+                of_files(true, Some(10)),
+                Look::Equal(receipt),
+            ),
+            // What has changed at one side is read at both: bytes are not compared with rows.
+            ("a2", Some(10), of_files(true, Some(10)), read()),
+            ("a1", Some(10), of_files(false, Some(10)), read()),
+            ("a2", Some(11), of_files(true, None), Look::Copy),
+            ("a1", None, of_files(false, Some(12)), Look::Copy),
+            ("a2", Some(0), of_files(true, Some(10)), read()),
+        ] {
+            let planned = planned(version, rows);
+            let found = super::look(Check::Versions, &mut overlaps(), &planned, &held);
+            assert_eq!(found, look, "{planned:?} {held:?}");
+        }
+        let (held, planned) = (of_files(true, Some(10)), planned("a1", Some(10)));
+        let found = super::look(Check::Digests, &mut overlaps(), &planned, &held);
+        assert_eq!(found, read());
     }
 
     #[test]

@@ -165,6 +165,7 @@ mod tests {
             partitions: Default::default(),
             narrow: Vec::new(),
             receipts: None,
+            pass_through: Default::default(),
             selection: SelectionSpec::default(),
         };
         RunRow {

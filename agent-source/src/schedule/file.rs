@@ -14,7 +14,7 @@ use super::book::{Event, Overlap, Rules};
 use super::limits::ByTime;
 use super::when::{self, Calendar, Schedule, TimeOfDay, When};
 use crate::asked::{Lacking, Terms};
-use crate::job::{Check, Mode, Order};
+use crate::job::{Check, Mode, Order, PassThrough};
 use crate::runs::Request;
 
 /// The largest file.
@@ -129,6 +129,8 @@ struct Raw {
     again: Option<bool>,
     schema: Option<Lacking>,
     order: Option<Order>,
+    #[serde(default)]
+    pass_through: PassThrough,
     streams_max: Option<Text<ByTime<u32>>>,
     bandwidth_max: Option<Text<ByTime<ByteSize>>>,
     #[serde(default)]
@@ -346,6 +348,7 @@ impl Raw {
                 streams: streams.unwrap_or(0),
                 bandwidth_max: None,
                 without_room: self.without_room,
+                pass_through: self.pass_through,
                 order: self.order.unwrap_or_default(),
             },
             name: self.name,
@@ -423,6 +426,7 @@ zone = "Asia/Shanghai"
 mode = "mirror"
 lookback = 2
 order = "newest"
+pass_through = "never"
 schedule = "daily at 22:30"
 start = 2019-01-01
 end = "2030-12-31"
@@ -440,6 +444,7 @@ on = ["failure", "nothing-ran"]
         let job = JobFile::read(NIGHTLY).unwrap();
         assert_eq!(job, JobFile::read(NIGHTLY).unwrap());
         assert_eq!(job.terms.order, Order::Newest);
+        assert_eq!(job.terms.pass_through, PassThrough::Never);
         assert_eq!(job.terms.streams, 3);
         assert_eq!((job.rules.merges, job.lookback), (true, 2));
         let when = job.rules.when.as_ref().unwrap();
@@ -463,13 +468,13 @@ on = ["failure", "nothing-ran"]
         for (text, line, says) in [
             (
                 change("daily at 22:30", "daily at 25:30"),
-                11,
+                12,
                 "no time of day",
             ),
-            (change("daily at 22:30", "nightly"), 11, "is no schedule"),
+            (change("daily at 22:30", "nightly"), 12, "is no schedule"),
             (change("Asia/Shanghai", "Asia/Nowhere"), 7, ""),
-            (change("2030-12-31", "2030.12.31"), 13, "write 2030-12-31"),
-            (change("2030-12-31", "2018-12-31"), 13, "before start"),
+            (change("2030-12-31", "2030.12.31"), 14, "write 2030-12-31"),
+            (change("2030-12-31", "2018-12-31"), 14, "before start"),
             (
                 change("mode = \"mirror\"", "mode = \"append\""),
                 9,
@@ -477,8 +482,8 @@ on = ["failure", "nothing-ran"]
             ),
             (change("mode = \"mirror\"", "mode = \"sync\""), 8, "append"),
             (change("lookback = 2", "look_back = 2"), 9, "unknown field"),
-            (change("06:00\"\nband", "6\"\nband"), 14, "no time of day"),
-            (change(", else 20MiB", ""), 15, "at other times"),
+            (change("06:00\"\nband", "6\"\nband"), 15, "no time of day"),
+            (change(", else 20MiB", ""), 16, "at other times"),
         ] {
             let error = JobFile::read(&text).unwrap_err();
             assert_eq!(error.kind(), Kind::Config);

@@ -1,4 +1,4 @@
-//! The next rows of a partition, prepared for the wire: read, filtered, digested, encoded, and admitted to the bandwidth.
+//! The next rows of a partition, prepared for the wire: read, filtered, digested, encoded, and admitted to the bandwidth. Or the next bytes of its files.
 
 use std::time::Duration;
 
@@ -9,10 +9,12 @@ use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, digest};
 use strait_common::engine::{Batch, Stream as EngineStream};
 use strait_common::frame::Encoder;
+use strait_common::patience::within;
 use strait_common::selection::Selection;
 use strait_common::shutdown::Shutdown;
 use tokio::time::Instant;
 
+use crate::files::Reading;
 use crate::pace::Share;
 use crate::session::{Encoded, Event};
 
@@ -25,12 +27,19 @@ pub(super) struct Preparing {
     pub(super) frame_bytes_max: u64,
     pub(super) bandwidth: Share,
     pub(super) shutdown: Shutdown,
+    pub(super) engine_timeout: Duration,
+}
+
+/// What is read of a partition.
+pub(super) enum Reader {
+    Rows(EngineStream<Batch>),
+    Files(Box<Reading>),
 }
 
 /// What came of it. The encoder comes back, and the reader unless it is at its end.
 pub(super) struct Read {
     pub(super) encoder: Encoder,
-    pub(super) reader: Option<EngineStream<Batch>>,
+    pub(super) reader: Option<Reader>,
     pub(super) event: Event,
     /// What pays for an oversized row.
     pub(super) lease: Option<Lease>,
@@ -58,11 +67,11 @@ impl Preparing {
     ///
     /// # Errors
     /// `Internal` if encoding panics.
-    pub(super) async fn next(
-        self,
-        mut encoder: Encoder,
-        mut reader: EngineStream<Batch>,
-    ) -> Result<Read> {
+    pub(super) async fn next(self, mut encoder: Encoder, reader: Reader) -> Result<Read> {
+        let mut reader = match reader {
+            Reader::Rows(reader) => reader,
+            Reader::Files(reading) => return self.bytes(encoder, reading).await,
+        };
         let batch = match reader.next().await.transpose() {
             Ok(Some(batch)) => batch,
             Ok(None) => return Ok(Read::over(encoder, Event::End)),
@@ -86,11 +95,35 @@ impl Preparing {
         let event = self.admitted(encoded).await;
         Ok(Read {
             encoder,
-            reader: Some(reader),
+            reader: Some(Reader::Rows(reader)),
             event,
             lease,
             encoding,
             admitting: begun.elapsed(),
+        })
+    }
+
+    /// The next bytes of files.
+    async fn bytes(self, encoder: Encoder, mut reading: Box<Reading>) -> Result<Read> {
+        if reading.is_over() {
+            return Ok(Read::over(encoder, Event::End));
+        }
+        let frame_bytes_max = self.frame_bytes_max;
+        let work = move || {
+            let encoded = reading.next(frame_bytes_max)?;
+            Ok((reading, encoded))
+        };
+        let read = within(self.engine_timeout, "read", self.cpu.run(work)).await;
+        let (reading, encoded) = match read {
+            Ok(read) => read,
+            Err(error) => return Ok(Read::over(encoder, Event::ReadFailed(error))),
+        };
+        let begun = Instant::now();
+        let event = self.admitted(encoded).await;
+        Ok(Read {
+            reader: Some(Reader::Files(reading)),
+            admitting: begun.elapsed(),
+            ..Read::over(encoder, event)
         })
     }
 
@@ -136,8 +169,9 @@ fn encode(
     let begun = Instant::now();
     let frames = encoder.encode(&selected, frame_bytes_max)?;
     let encoded = Encoded {
+        file: None,
         frames,
-        end: batch.end,
+        end: Some(batch.end),
         rows,
         digest,
     };

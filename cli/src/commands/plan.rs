@@ -75,7 +75,7 @@ async fn one(
     selectors: Selectors,
 ) -> Result<(json::Plan, String)> {
     let request = v1::PlanRequest {
-        selectors: Some(selectors.into()),
+        selectors: Some(arguments.mode.selectors(selectors)),
         streams: arguments.streams,
         bandwidth_max: arguments.bandwidth_max.as_ref().map(|size| size.0),
         mode: Some(arguments.mode.message(false)),
@@ -127,6 +127,8 @@ async fn one(
         to_drop: totals.to_drop,
         already: totals.already,
         refused: totals.refused,
+        as_files: totals.as_files,
+        rows_because: summary.rows_because,
         columns: summary
             .mapping
             .into_iter()
@@ -240,6 +242,13 @@ fn text(
         summary.streams_admitted_sink,
         format::bytes(summary.stream_bytes_sink)
     ));
+    lines.push(match summary.rows_because.as_str() {
+        "" => format!(
+            "pass-through: {} partitions travel as files",
+            format::count(totals.as_files)
+        ),
+        why => format!("pass-through: no partition travels as files ({why})"),
+    });
     lines.push(format!("compression: {}", summary.compression));
     if let Some(bandwidth_max) = summary.bandwidth_max {
         let least = totals.least_ms.map_or_else(unknown, format::duration_ms);

@@ -59,7 +59,7 @@ pub(crate) async fn run(
 ) -> Result<Outcome> {
     let several = arguments.several.are_asked_for(&arguments.selectors);
     let request = v1::StartRunRequest {
-        selectors: Some(arguments.selectors.into()),
+        selectors: Some(arguments.mode.selectors(arguments.selectors)),
         streams: arguments.streams,
         bandwidth_max: arguments.bandwidth_max.map(|size| size.0),
         mode: Some(arguments.mode.message(arguments.again)),

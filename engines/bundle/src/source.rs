@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use strait_common::engine::{Batch, Cursor, Origin, Partition, ReadLimits, Source, Stream, Table};
+use strait_common::engine::{
+    Batch, Cursor, Origin, Partition, PartitionFiles, ReadLimits, Source, Stream, Table,
+};
 use strait_common::ids::TableName;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
@@ -142,21 +144,24 @@ impl Source for BundleSource {
         after: &Cursor,
         limits: &ReadLimits,
     ) -> Result<Stream<Batch>> {
-        let version = partition
-            .pin
-            .parse()
-            .or_error(Kind::Corrupt, "a pin that is not of a bundle")?;
-        let here = self
-            .lake
-            .partition_at(table, version, &partition.key)
-            .await?;
-        let here = here.ok_or_else(|| {
-            Error::moved(format!(
-                "partition {} is not in the bundle any more",
-                partition.key.label()
-            ))
-        })?;
+        let here = self.carried(table, partition).await?;
         self.lake.read(table, selection, &here, after, limits).await
+    }
+
+    async fn files_shape(&self, table: &TableName) -> Result<Option<String>> {
+        let version = self.newest(table).await?.head.version;
+        self.lake.files_shape_at(table, version).await.map(Some)
+    }
+
+    async fn files(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+        shape: &str,
+    ) -> Result<Option<Box<dyn PartitionFiles>>> {
+        let here = self.carried(table, partition).await?;
+        self.lake.files(table, selection, &here, shape).await
     }
 
     fn read_bytes(&self, table: &Table) -> u64 {
@@ -165,6 +170,24 @@ impl Source for BundleSource {
 }
 
 impl BundleSource {
+    /// A planned partition as the lake of the bundle has it: there it has another version, if A has told its own.
+    async fn carried(&self, table: &TableName, partition: &Partition) -> Result<Partition> {
+        let version = partition
+            .pin
+            .parse()
+            .or_error(Kind::Corrupt, "a pin that is not of a bundle")?;
+        let here = self
+            .lake
+            .partition_at(table, version, &partition.key)
+            .await?;
+        here.ok_or_else(|| {
+            Error::moved(format!(
+                "partition {} is not in the bundle any more",
+                partition.key.label()
+            ))
+        })
+    }
+
     /// A partition of a manifest as the lake of the bundle has it.
     async fn here(&self, table: &TableName, version: u64, carried: &Carried) -> Result<Partition> {
         let here = self.lake.partition_at(table, version, &carried.key).await;

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use deltalake::kernel::{Action, Add};
 use futures::StreamExt;
@@ -78,8 +79,10 @@ pub(crate) struct Shared {
     pub(crate) kept: Arc<Mutex<HashSet<PathBuf>>>,
     /// The newest version of the log in which our epoch was seen as the highest.
     pub(crate) seen: AtomicU64,
-    /// For making files durable that are published together.
+    /// For making files durable together.
     pub(crate) together: Arc<Together>,
+    /// The columns of the file that came last, of those that come as they are.
+    pub(crate) last_file: Arc<Mutex<Option<SchemaRef>>>,
     /// This attempt has ended its claim, or is about to. No other object writes with its epoch, so this needs no place in the store.
     pub(crate) ended: AtomicBool,
 }
@@ -100,7 +103,7 @@ pub struct LakeAttachment {
 pub(crate) struct Request {
     pub(crate) published: Published,
     pub(crate) files: Vec<StagedFile>,
-    /// The last of them, where they are not durable: rows came after the last checkpoint.
+    /// The last of them that are not durable: what came after the last checkpoint.
     pub(crate) fresh: Vec<Fresh>,
     pub(crate) done: oneshot::Sender<Result<()>>,
 }
@@ -211,6 +214,7 @@ impl LakeAttachment {
             kept: Arc::default(),
             seen: AtomicU64::new(opened.version()),
             together: Arc::new(together),
+            last_file: Arc::default(),
             ended: AtomicBool::new(false),
             lake,
         });

@@ -5,7 +5,7 @@
 //!
 //! Read [`ledger`] for what makes a row of this lake count exactly once, [`attachment`] and [`commit`] for how it is written, [`disk`] and [`durable`]
 //! for what survives a power cut, [`table`], [`divisions`], [`features`], [`types`] and [`partition_values`] for what Delta is made to say, [`listing`] and
-//! [`read`] for reading in bounded memory.
+//! [`read`] for reading in bounded memory, [`files`] for files that travel as they are.
 
 mod apart;
 pub mod attachment;
@@ -14,6 +14,7 @@ pub mod disk;
 pub mod divisions;
 pub mod durable;
 pub mod features;
+pub mod files;
 pub mod ledger;
 pub mod listing;
 mod load_error;

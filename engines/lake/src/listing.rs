@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use deltalake::kernel::Snapshot;
 use futures::TryStreamExt;
@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::divisions::{Divisions, Unnamed};
+use crate::files;
 use crate::ledger::Ledger;
 use crate::load_error::load_error;
 use crate::table::{Lake, Opened};
@@ -51,6 +52,8 @@ pub struct Listing {
     id: String,
     version: u64,
     divisions: Divisions,
+    /// How its files look, once that was asked for.
+    shape: OnceLock<String>,
     /// Files that are of nobody knows which partitions.
     unnamed: Unnamed,
     /// Keys in canonical text, and paths.
@@ -190,6 +193,7 @@ impl Listing {
             id: opened.id().to_owned(),
             version,
             divisions: opened.divisions.clone(),
+            shape: OnceLock::new(),
             unnamed,
             text,
             partitions,
@@ -228,6 +232,18 @@ impl Listing {
     /// Those files alone.
     pub fn into_unnamed(self) -> Unnamed {
         self.unnamed
+    }
+
+    /// How its files look ([`files::shape`]).
+    ///
+    /// # Errors
+    /// As [`files::shape`].
+    pub fn shape(&self) -> Result<&str> {
+        if let Some(shape) = self.shape.get() {
+            return Ok(shape);
+        }
+        let shape = files::shape(&self.mapping, &self.divisions)?;
+        Ok(self.shape.get_or_init(|| shape))
     }
 
     /// How many partitions it has.

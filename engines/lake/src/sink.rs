@@ -30,6 +30,7 @@ use crate::commit::{
 use crate::disk::Step;
 use crate::divisions::{Divisions, PROPERTY};
 use crate::features::check_writable;
+use crate::files;
 use crate::ledger::{Account, Entry, Event, Ledger, LedgerFile, epoch};
 use crate::listing::{DataFile, Listing};
 use crate::load_error::load_error;
@@ -302,6 +303,15 @@ impl Sink for LakeSink {
         Err(Error::unavailable(format!(
             "table {table}: columns could not be added, {ATTACH_TRIES_MAX} times"
         )))
+    }
+
+    async fn files_shape(&self, table: &TableName, wanted: &Table) -> Result<Option<String>> {
+        if self.lake.exists(table)? {
+            let opened = self.lake.open(table, None).await?;
+            return files::shape(&opened.mapping, &opened.divisions).map(Some);
+        }
+        let divisions = Divisions::of(&wanted.divisions, &wanted.schema)?;
+        files::shape(&Mapping::of(&wanted.schema)?, &divisions).map(Some)
     }
 
     async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {

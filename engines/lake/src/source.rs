@@ -7,12 +7,15 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use strait_common::clock::now_ns;
 use strait_common::cpu::CpuPool;
-use strait_common::engine::{Batch, Cursor, Partition, ReadLimits, Source, Stream, Table};
+use strait_common::engine::{
+    Batch, Cursor, Partition, PartitionFiles, ReadLimits, Source, Stream, Table,
+};
 use strait_common::ids::TableName;
 use strait_common::key::PartitionKey;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
 
+use crate::files;
 use crate::listing::{DataFile, Listing, Listings};
 use crate::read;
 use crate::table::Lake;
@@ -41,6 +44,15 @@ impl LakeSource {
     /// As [`Lake::open`].
     pub async fn describe_at(&self, table: &TableName, version: u64) -> Result<Table> {
         Ok(self.lake.open(table, Some(version)).await?.table(table))
+    }
+
+    /// How the files of the table looked at a version of its log.
+    ///
+    /// # Errors
+    /// As [`Lake::open`].
+    pub async fn files_shape_at(&self, table: &TableName, version: u64) -> Result<String> {
+        let opened = self.lake.open(table, Some(version)).await?;
+        files::shape(&opened.mapping, &opened.divisions)
     }
 
     /// The partition of this key as it was at a version of the table's log; none if it was not there.
@@ -161,6 +173,33 @@ impl Source for LakeSource {
             limits: limits.clone(),
         };
         read::stream(plan, after, self.cpu.clone()).with_context(context)
+    }
+
+    async fn files_shape(&self, table: &TableName) -> Result<Option<String>> {
+        let opened = self.lake.open(table, None).await?;
+        files::shape(&opened.mapping, &opened.divisions).map(Some)
+    }
+
+    async fn files(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+        shape: &str,
+    ) -> Result<Option<Box<dyn PartitionFiles>>> {
+        if !selection.covers(&partition.key) {
+            return Ok(None);
+        }
+        let context = || format!("table {table}");
+        let (listing, files) = self.find(table, partition).await.with_context(context)?;
+        let columns = listing.mapping.original().fields();
+        let all = |column: &String| selection.columns().contains(column);
+        if listing.shape()? != shape || !columns.iter().all(|column| all(column.name())) {
+            return Ok(None);
+        }
+        let offered = self.cpu.run(move || files::offer(&listing, files)).await;
+        let offered = offered.with_context(context)?;
+        Ok(offered.map(|offered| Box::new(offered) as Box<dyn PartitionFiles>))
     }
 
     fn read_bytes(&self, table: &Table) -> u64 {

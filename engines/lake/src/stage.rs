@@ -142,6 +142,16 @@ impl Stage {
         format!("{epoch}-{}.parquet", uuid::Uuid::new_v4())
     }
 
+    /// A new file of this name, to be written.
+    ///
+    /// # Errors
+    /// `Unavailable` if the disk fails.
+    pub fn create_file(&self, name: &str) -> Result<File> {
+        let path = self.path(name);
+        self.disk.step(Step::Write(&path))?;
+        File::create(&path).or_error(Kind::Unavailable, path.display())
+    }
+
     /// Makes the directory, and the run's above it, durable below the table's.
     ///
     /// # Errors
@@ -355,8 +365,7 @@ impl FileWriter {
     pub fn open(stage: &Stage, epoch: Epoch, first: &RecordBatch) -> Result<FileWriter> {
         let name = Stage::new_name(epoch);
         let path = stage.path(&name);
-        stage.disk.step(Step::Write(&path))?;
-        let file = File::create(&path).or_error(Kind::Unavailable, path.display())?;
+        let file = stage.create_file(&name)?;
         let written = file
             .try_clone()
             .or_error(Kind::Unavailable, path.display())?;
@@ -525,6 +534,6 @@ fn deserves_dictionary(column: &dyn Array) -> bool {
 }
 
 /// Delta's statistics: the number of rows. More than that is only ever an optimisation of readers, and a wrong bound loses rows.
-fn stats(rows: u64) -> String {
+pub(crate) fn stats(rows: u64) -> String {
     format!("{{\"numRecords\":{rows}}}")
 }

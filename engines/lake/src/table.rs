@@ -427,8 +427,16 @@ pub fn check_add(opened: &Opened, add: &Add) -> Result<()> {
 /// # Errors
 /// `Schema`, naming the column, if it is not the table's.
 pub fn check_columns(opened: &Opened, file: &SchemaRef) -> Result<()> {
-    let divides = |name: &String| opened.partition_columns.contains(name);
-    let stored = opened.mapping.stored();
+    check_file(&opened.mapping, &opened.partition_columns, file)
+}
+
+/// The same for a table with these columns, of which those are not in its files.
+///
+/// # Errors
+/// As [`check_columns`].
+pub fn check_file(mapping: &Mapping, partition_columns: &[String], file: &SchemaRef) -> Result<()> {
+    let divides = |name: &String| partition_columns.contains(name);
+    let stored = mapping.stored();
     for field in file.fields() {
         let name = field.name();
         let wrong = |what: String| Err(Error::schema(format!("column {name}: {what}")));

@@ -1,15 +1,16 @@
 //! One partition on its way into the stage.
 //!
 //! A few rows stay in memory as they came, and are encoded when no more come; their group's commit writes and syncs them with all others of it. More rows go to a
-//! file at once. A checkpoint makes a file of either, and durable.
+//! file at once. A checkpoint makes a file of either, and durable. What comes as files stays the files that it is.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch, Scalar};
 use async_trait::async_trait;
+use bytes::Bytes;
 use strait_common::engine::{
-    Disposition, Finished, Mark, Partition, PartitionWriter, Position, Receipt, Version,
+    Disposition, Finished, Mark, Partition, PartitionWriter, Position, Receipt, TableFile, Version,
 };
 use strait_common::key::{Cell, PartitionKey};
 use strait_common::selection::in_range;
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::apart::{Apart, Way, in_file};
 use crate::attachment::{Request, Shared, lock};
+use crate::files::{Incoming, Target};
 use crate::ledger::{Published, PublishedFile};
 use crate::partition_values::column_of;
 use crate::stage::{FileWriter, Fresh, StageRecord, StagedFile, to_hex};
@@ -50,6 +52,8 @@ pub(crate) struct Writer {
     /// Those of checkpoints, durable.
     files: Vec<StagedFile>,
     after: After,
+    /// Files since then, where those come in place of rows.
+    incoming: Incoming,
     mapping: Option<Mapping>,
     rows: u64,
 }
@@ -94,6 +98,11 @@ impl PartitionWriter for Writer {
         self.shared.blame(result).await
     }
 
+    async fn append_file(&mut self, file: &TableFile, bytes: Bytes) -> Result<()> {
+        let result = self.do_append_file(*file, bytes).await;
+        self.shared.blame(result).await
+    }
+
     async fn checkpoint(&mut self, mark: Mark) -> Result<Position> {
         let result = self.do_checkpoint(mark).await;
         self.shared.blame(result).await
@@ -129,6 +138,7 @@ impl Writer {
             rows: base.as_ref().map_or(0, |base| base.rows),
             files: base.map(|base| base.files).unwrap_or_default(),
             after: After::none(&place),
+            incoming: Incoming::default(),
             place,
             mapping: None,
         }
@@ -211,8 +221,38 @@ impl Writer {
         Ok(())
     }
 
+    async fn do_append_file(&mut self, file: TableFile, bytes: Bytes) -> Result<()> {
+        self.shared.check_fence().await?;
+        if !matches!(&self.after, After::Few(few, _) if few.is_empty()) {
+            return Err(Error::internal("a file among rows, or after the last"));
+        }
+        let target = Target {
+            stage: self.shared.stage.clone(),
+            epoch: self.shared.epoch,
+            mapping: self.shared.mapping.clone(),
+            partition_columns: self.shared.divisions.value_columns().cloned().collect(),
+            last: Arc::clone(&self.shared.last_file),
+        };
+        let mut incoming = std::mem::take(&mut self.incoming);
+        let work = move || {
+            incoming.append(&target, &file, &bytes, SMALL_BYTES)?;
+            Ok(incoming)
+        };
+        self.incoming = self.shared.cpu.run(work).await?;
+        Ok(())
+    }
+
     async fn do_checkpoint(&mut self, mark: Mark) -> Result<Position> {
         self.shared.check_fence().await?;
+        let whole = self.incoming.take()?;
+        if !whole.is_empty() {
+            let (stage, together) = (self.shared.stage.clone(), Arc::clone(&self.shared.together));
+            let keep = move || {
+                stage.make_durable(&together, &whole)?;
+                Ok(whole.into_iter().map(|fresh| fresh.file))
+            };
+            self.files.extend(self.shared.cpu.run(keep).await?);
+        }
         let after = self.take_after();
         let (disk, stage) = (self.shared.lake.disk().clone(), self.shared.stage.clone());
         let (epoch, together) = (self.shared.epoch, Arc::clone(&self.shared.together));
@@ -268,10 +308,10 @@ impl Writer {
     async fn do_seal(&mut self) -> Result<u64> {
         match &self.after {
             After::Sealed(_) => return Ok(0),
-            // All rows are in files of checkpoints.
+            // All rows are in files, of checkpoints or as they came.
             After::Few(few, _) if few.is_empty() => {
                 self.after = After::Sealed(Vec::new());
-                return Ok(0);
+                return Ok(self.incoming.held());
             }
             After::Few(..) | After::File(_) | After::Apart(_) => {}
         }
@@ -303,9 +343,11 @@ impl Writer {
         let After::Sealed(fresh) = self.take_after() else {
             return Err(Error::internal("a partition that is not sealed"));
         };
-        let small = self.files.is_empty() && fresh.iter().all(|fresh| fresh.content.is_some());
+        let mut last = self.incoming.take()?;
+        last.extend(fresh);
+        let small = self.files.is_empty() && last.iter().all(|fresh| fresh.content.is_some());
         let mut files = std::mem::take(&mut self.files);
-        files.extend(fresh.iter().map(|fresh| fresh.file.clone()));
+        files.extend(last.iter().map(|fresh| fresh.file.clone()));
         let places = files.iter().map(|file| {
             let directory = if small {
                 PathBuf::from(SMALL_PLACE)
@@ -328,7 +370,7 @@ impl Writer {
         let request = Request {
             published,
             files,
-            fresh,
+            fresh: last,
             done,
         };
         let gone = || Error::unavailable("the attempt is over");

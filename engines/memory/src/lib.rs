@@ -11,6 +11,7 @@
 //! Every future here is ready when first polled (but a finish under [`Rule::FenceBeforeAct`], which takes two polls): no runtime, no clock, no
 //! randomness, no thread. Equal calls give equal answers.
 
+mod files;
 mod rows;
 mod sink;
 mod source;

@@ -9,12 +9,13 @@ use std::task::Poll;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strait_common::division::{check_key, division_text};
 use strait_common::engine::{
     Attachment, Begun, Claim, Confirmed, Disposition, Division, Finished, Holding, Mark, Outcome,
     Partition, PartitionWriter, Position, PositionState, Prepared, Publish, Receipt, Sink,
-    SinkLimits, Space, Stream, Table, Version,
+    SinkLimits, Space, Stream, Table, TableFile, Version,
 };
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
@@ -22,6 +23,7 @@ use strait_common::regroup::{split, value_columns};
 use strait_common::selection::Selection;
 use strait_common::{Error, Result};
 
+use crate::files::{self, Coming};
 use crate::steps::Steps;
 use crate::store::{
     Act, Chunk, Entry, MemoryStore, Staged, State, TableState, fit, in_effect, staged_at,
@@ -254,6 +256,13 @@ impl Sink for MemorySink {
         })?;
         self.process.steps.take("return from add_columns")?;
         Ok(added)
+    }
+
+    async fn files_shape(&self, table: &TableName, wanted: &Table) -> Result<Option<String>> {
+        self.process.act("look at the table", |state| {
+            let there = state.tables.get(table).map(|held| &held.table);
+            Ok(Some(files::shape(there.unwrap_or(wanted))))
+        })
     }
 
     async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {
@@ -517,6 +526,7 @@ impl Attachment for MemoryAttachment {
                 writer,
                 schema,
                 volatile: Vec::new(),
+                coming: Coming::default(),
                 owed: Vec::new(),
             })),
         })
@@ -612,6 +622,8 @@ struct MemoryWriter {
     schema: SchemaRef,
     /// Rows since the last checkpoint: gone when the process is.
     volatile: Vec<RecordBatch>,
+    /// A file of which not all has come.
+    coming: Coming,
     /// Rows that a checkpoint has acknowledged and [`Rule::AckBeforeDurable`] has kept back.
     owed: Vec<RecordBatch>,
 }
@@ -662,6 +674,13 @@ impl PartitionWriter for MemoryWriter {
         let records = fit(&records, &self.schema)
             .map_err(|error| error.context(format!("table {}", self.attachment.table)))?;
         self.volatile.push(records);
+        Ok(())
+    }
+
+    async fn append_file(&mut self, file: &TableFile, bytes: Bytes) -> Result<()> {
+        self.attachment.process.steps.take("append a file")?;
+        let rows = self.coming.append(&self.schema, file, &bytes)?;
+        self.volatile.extend(rows);
         Ok(())
     }
 

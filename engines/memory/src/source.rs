@@ -6,11 +6,14 @@ use arrow::array::{Array, RecordBatch};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use strait_common::engine::{Batch, Cursor, Partition, ReadLimits, Source, Stream, Table};
+use strait_common::engine::{
+    Batch, Cursor, Partition, PartitionFiles, ReadLimits, Source, Stream, Table,
+};
 use strait_common::ids::TableName;
 use strait_common::selection::Selection;
 use strait_common::{Error, Kind, OrError, Result};
 
+use crate::files::{self, Offered};
 use crate::store::MemoryStore;
 
 /// Reads a [`MemoryStore`]. A cursor is the number of rows before it, in 8 bytes, little endian. Only the newest version of a
@@ -89,6 +92,40 @@ impl Source for MemorySource {
             }))
         })
         .boxed())
+    }
+
+    async fn files_shape(&self, table: &TableName) -> Result<Option<String>> {
+        Ok(Some(files::shape(&self.store.lock().table(table)?.table)))
+    }
+
+    async fn files(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+        shape: &str,
+    ) -> Result<Option<Box<dyn PartitionFiles>>> {
+        let state = self.store.lock();
+        let state = state.table(table)?;
+        let columns = state.table.schema.fields().iter();
+        let mut columns = columns.map(|field| field.name());
+        if !selection.covers(&partition.key)
+            || !columns.all(|column| selection.columns().contains(column))
+            || files::shape(&state.table) != shape
+        {
+            return Ok(None);
+        }
+        let visible = state.partitions.get(&partition.key);
+        let visible = visible.filter(|visible| visible.version() == partition.version);
+        let visible = visible.ok_or_else(|| {
+            Error::moved(format!(
+                "partition {} of table {table} is no longer at version {}",
+                partition.key.label(),
+                partition.version
+            ))
+        })?;
+        let offered = Offered::new(&visible.batches)?;
+        Ok(offered.map(|offered| Box::new(offered) as Box<dyn PartitionFiles>))
     }
 
     fn read_bytes(&self, _table: &Table) -> u64 {

@@ -223,6 +223,7 @@ impl Honest {
                     window_frames: open.window_frames,
                     lease_bytes: 0,
                     engine_timeout_ms: 0,
+                    takes_files: false,
                 })]
             }
             Asked::Begin(begin) => {
@@ -248,6 +249,10 @@ impl Honest {
                 already: false,
             })],
             Asked::Skip(_) => vec![Reply::Skipped(v1::Skipped { ordinal })],
+            Asked::File(file) => {
+                self.rows += file.rows;
+                Vec::new()
+            }
             Asked::Part(_) => Vec::new(),
         }
     }

@@ -74,6 +74,7 @@ impl SourceByHand {
             narrow: Vec::new(),
             window_frames: WINDOW_FRAMES,
             frame_bytes_max: FRAME_BYTES_MAX,
+            files_shape: None,
         }
     }
 
@@ -143,6 +144,7 @@ impl SourceByHand {
             digest_id: digest_id(),
             peer_timeout_ms: 0,
             narrow: Vec::new(),
+            files_shape: None,
         }
     }
 
@@ -173,12 +175,23 @@ impl SourceByHand {
     /// # Errors
     /// What the sink says.
     pub async fn open(&self, run: RunId, epoch: u64) -> Result<CopyByHand> {
-        let mut copy = self.copy(Request::Open(self.opening(run, epoch))).await?;
-        match copy.next().await? {
-            Some(Reply::Opened(opened)) => copy.credits = opened.window_frames,
-            other => return Err(Error::corrupt(format!("not opened: {other:?}"))),
-        }
+        let (copy, _) = self.open_as(self.opening(run, epoch)).await?;
         Ok(copy)
+    }
+
+    /// The same with this opening, and what the sink says to it.
+    ///
+    /// # Errors
+    /// What the sink says.
+    pub async fn open_as(&self, open: v1::Open) -> Result<(CopyByHand, v1::Opened)> {
+        let mut copy = self.copy(Request::Open(open)).await?;
+        match copy.next().await? {
+            Some(Reply::Opened(opened)) => {
+                copy.credits = opened.window_frames;
+                Ok((copy, opened))
+            }
+            other => Err(Error::corrupt(format!("not opened: {other:?}"))),
+        }
     }
 }
 
@@ -349,6 +362,7 @@ impl Part {
             slice: Some(wire::whole()),
             disposition: v1::Disposition::from(Disposition::Append).into(),
             from: None,
+            files: false,
         })
     }
 

@@ -14,6 +14,7 @@ use strait_common::digest::{Digest, DigestId, digest};
 use strait_common::engine::{
     Attachment, Begun, Finished, PartitionWriter, Position, Receipt, Sink,
 };
+use strait_common::files::FileDigest;
 use strait_common::frame::Decoder;
 use strait_common::ids::{Epoch, RunId};
 use strait_common::selection::Selection;
@@ -50,6 +51,8 @@ struct Attached {
 struct Copy {
     attachment: Arc<dyn Attachment>,
     session: Session,
+    /// Of the file that is coming.
+    file: FileDigest,
     writer: Option<Box<dyn PartitionWriter>>,
     sums: Sums,
 }
@@ -190,7 +193,8 @@ impl SinkProcess {
                 let attached = self.attached(run, epoch)?;
                 let copy = Copy {
                     attachment: attached.attachment,
-                    session: Session::new(DigestId::of(&cluster::schema())?, FRAME_BYTES_MAX),
+                    session: Session::new(DigestId::of(&cluster::schema())?, FRAME_BYTES_MAX, true),
+                    file: FileDigest::default(),
                     writer: None,
                     sums: Sums::default(),
                 };
@@ -290,6 +294,7 @@ impl Copy {
                     disposition,
                     from,
                 } => {
+                    self.file = FileDigest::default();
                     let begin = self
                         .attachment
                         .begin(&partition, disposition, from.as_deref());
@@ -311,6 +316,29 @@ impl Copy {
                     let appended = decoded.and_then(|records| {
                         let sums = (records.num_rows() as u64, digest(&records)?);
                         now(self.writer()?.append(records))?;
+                        Ok(sums)
+                    });
+                    match appended {
+                        Ok((rows, digest)) => {
+                            self.sums.chunk_rows += rows;
+                            self.sums.chunk_digest = self.sums.chunk_digest.plus(digest);
+                            Event::Appended { rows, digest }
+                        }
+                        Err(error) => Event::Failed(error),
+                    }
+                }
+                Action::AppendFile { file, last } => {
+                    credit = true;
+                    let frame = frame
+                        .take()
+                        .ok_or_else(|| Error::internal("no frame to append"))?;
+                    let appended = frame.into_bytes().and_then(|bytes| {
+                        self.file.update(&bytes);
+                        let sums = match last {
+                            true => (file.rows, std::mem::take(&mut self.file).digest()),
+                            false => (0, Digest::default()),
+                        };
+                        now(self.writer()?.append_file(&file, bytes))?;
                         Ok(sums)
                     });
                     match appended {
@@ -368,7 +396,7 @@ impl Sums {
             }
             Request::Frame(_) => self.sequence += 1,
             Request::Checkpoint(_) | Request::Finish(_) => self.close(),
-            Request::Open(_) | Request::Part(_) | Request::Skip(_) => {}
+            Request::Open(_) | Request::Part(_) | Request::Skip(_) | Request::File(_) => {}
         }
     }
 
@@ -400,6 +428,7 @@ impl Sums {
             | Request::Frame(_)
             | Request::Open(_)
             | Request::Part(_)
+            | Request::File(_)
             | Request::Skip(_) => {}
         }
     }

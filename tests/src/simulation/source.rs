@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use agent_source::files::Reading;
 use agent_source::job::{Job, Mode, Order, Spec};
 use agent_source::link::Held;
 use agent_source::overlap::Overlaps;
 use agent_source::run::{Next, Run, Verdict, status_after};
 use agent_source::runs::{PartitionRow, PartitionState, RunRow, RunStore, Status};
-use agent_source::session::{Encoded, Event, Limits, Session, Step, Want};
+use agent_source::session::{Assignment, Encoded, Event, Limits, Session, Step, Want};
 use futures::{FutureExt, StreamExt};
 use strait_common::budget::Budget;
 use strait_common::digest::{Digest, DigestId, digest};
@@ -32,6 +33,8 @@ use super::cluster;
 
 /// The largest frame. Rows of the simulation take a few dozen bytes, a frame of few of them several hundred.
 pub const FRAME_BYTES_MAX: u64 = 1 << 20;
+/// Pieces of files. One of a few rows takes several hundred bytes.
+const FILE_FRAME_BYTES: u64 = 400;
 const PARTITIONS_MAX: u32 = 1000;
 
 /// Attempts and retries are soon, on the world's clock.
@@ -121,6 +124,7 @@ pub struct End {
     /// None until the sink has granted the lease.
     pub session: Option<Session>,
     reader: Option<EngineStream<Batch>>,
+    files: Option<Reading>,
     encoder: Encoder,
 }
 
@@ -141,6 +145,10 @@ pub struct Turn {
     pub idle: bool,
     /// It goes on from the middle of a partition.
     pub resumed: bool,
+    /// It begins a partition as files.
+    pub as_files: bool,
+    /// It begins as rows from the start what had been begun as files.
+    pub turned: bool,
     /// Partitions that had moved.
     pub moved: u64,
 }
@@ -156,6 +164,7 @@ pub fn spec(bounded: bool) -> Result<Spec> {
         partitions: Default::default(),
         narrow: Vec::new(),
         receipts: None,
+        pass_through: Default::default(),
         selection: SelectionSpec {
             predicate: bounded.then(|| "at < now()".to_owned()),
             columns: None,
@@ -475,6 +484,7 @@ impl SourceAgent {
             let end = End {
                 session: None,
                 reader: None,
+                files: None,
                 encoder: Encoder::new(Compression::None)?,
             };
             attempt.streams.insert(stream, end);
@@ -614,7 +624,29 @@ impl SourceAgent {
             Want::Assignment => match run.next(now_ms)? {
                 Next::Wait(_) | Next::Busy => Ok(idle),
                 Next::Nothing => self.feed(stream, Event::Assigned(None), a, now_ms, jitter),
-                Next::Partition(assignment) => {
+                Next::Partition(mut assignment) => {
+                    // Sometimes as files, where that can be, and sometimes not, as if B's table had changed between two attempts.
+                    let offered = offered(a, &attempt.selection, &assignment, jitter < 0.6)?;
+                    assignment.files = offered.is_some();
+                    let of_files = |from: &Position| from.cursor.is_of_files();
+                    let turned =
+                        !assignment.files && assignment.from.as_ref().is_some_and(of_files);
+                    if turned {
+                        assignment.from = None;
+                    }
+                    if let Some(files) = offered {
+                        let resumed = assignment.from.is_some();
+                        let event = Event::Assigned(Some(assignment));
+                        let mut turn = self.feed(stream, event, a, now_ms, jitter)?;
+                        turn.resumed = resumed;
+                        turn.as_files = true;
+                        if let Desk::Busy(_, _, attempt) = &mut self.desk
+                            && let Some(end) = attempt.streams.get_mut(&stream)
+                        {
+                            (end.reader, end.files) = (None, Some(files));
+                        }
+                        return Ok(turn);
+                    }
                     let after = assignment
                         .from
                         .as_ref()
@@ -639,12 +671,13 @@ impl SourceAgent {
                     let mut turn =
                         self.feed(stream, Event::Assigned(Some(assignment)), a, now_ms, jitter)?;
                     turn.resumed = resumed;
+                    turn.turned = turned;
                     match reader {
                         Some(Ok(reader)) => {
                             if let Desk::Busy(_, _, attempt) = &mut self.desk
                                 && let Some(end) = attempt.streams.get_mut(&stream)
                             {
-                                end.reader = Some(reader);
+                                (end.reader, end.files) = (Some(reader), None);
                             }
                         }
                         Some(Err(error)) => {
@@ -659,7 +692,7 @@ impl SourceAgent {
                 }
             },
             Want::Batch if fails => {
-                end.reader = None;
+                (end.reader, end.files) = (None, None);
                 let event = Event::ReadFailed(Error::corrupt("a file of A is torn"));
                 self.feed(stream, event, a, now_ms, jitter)
             }
@@ -790,6 +823,30 @@ impl SourceAgent {
     }
 }
 
+/// The files of a partition, if they are `wanted` and can travel from where the sink has them.
+fn offered(
+    a: &MemoryStore,
+    selection: &Selection,
+    assignment: &Assignment,
+    wanted: bool,
+) -> Result<Option<Reading>> {
+    let after = assignment.from.as_ref().map(|from| from.cursor.clone());
+    let after = after.unwrap_or_default();
+    if !wanted || !(after.is_start() || after.is_of_files()) {
+        return Ok(None);
+    }
+    let (source, name) = (MemorySource::open(a), cluster::table()?.name);
+    let waits = || Error::internal("the engine in memory waits");
+    let shape = source.files_shape(&name).now_or_never();
+    let shape = shape.ok_or_else(waits)??.unwrap_or_default();
+    let files = source.files(&name, selection, &assignment.partition, &shape);
+    match files.now_or_never().ok_or_else(waits)? {
+        Ok(files) => files.map(|files| Reading::new(files, &after)).transpose(),
+        // Reading its rows will tell.
+        Err(_) => Ok(None),
+    }
+}
+
 /// Whether a partition counts as copied.
 pub fn is_copied(row: &PartitionRow) -> bool {
     matches!(row.state, PartitionState::Done | PartitionState::Already)
@@ -797,6 +854,12 @@ pub fn is_copied(row: &PartitionRow) -> bool {
 
 impl End {
     fn read(&mut self, selection: &Selection) -> Result<Event> {
+        if let Some(files) = &mut self.files {
+            return Ok(match files.is_over() {
+                true => Event::End,
+                false => Event::Batch(files.next(FILE_FRAME_BYTES)?),
+            });
+        }
         let Some(reader) = &mut self.reader else {
             return Err(Error::internal("no partition is open"));
         };
@@ -817,8 +880,9 @@ impl End {
                 let selected = selection.filter(&batch.records)?;
                 let rows = selected.num_rows() as u64;
                 Event::Batch(Encoded {
+                    file: None,
                     frames: self.encoder.encode(&selected, FRAME_BYTES_MAX)?,
-                    end: batch.end,
+                    end: Some(batch.end),
                     rows,
                     digest: if rows > 0 {
                         digest(&selected)?

@@ -707,6 +707,8 @@ impl World {
             Ok(turn) => {
                 self.figures.moved += turn.moved;
                 self.figures.resumed += u64::from(turn.resumed);
+                self.figures.as_files += u64::from(turn.as_files);
+                self.figures.turned += u64::from(turn.turned);
                 if let Some(stream) = self.streams.get_mut(&id) {
                     let up = turn
                         .send
