@@ -2,6 +2,7 @@
 //! the kind that says so, nothing wrong is published or believed, others are served meanwhile, and an honest run ends equal afterwards.
 
 mod protocol {
+    mod files;
     mod lying_sinks;
     mod lying_sources;
 }

@@ -239,6 +239,19 @@ impl Part {
         Part { key, ..self }
     }
 
+    /// Its rows in pieces of at most so many, each under its key, of a version of its own.
+    pub fn pieces(&self, rows: u64) -> Vec<Part> {
+        let step = i64::try_from(rows).unwrap_or(i64::MAX);
+        let mut pieces = Vec::new();
+        let mut from = self.numbers.start;
+        while from < self.numbers.end {
+            let to = self.numbers.end.min(from.saturating_add(step));
+            pieces.push(self.changed(&format!("from {from}"), from..to));
+            from = to;
+        }
+        pieces
+    }
+
     /// How many rows it has.
     pub fn len(&self) -> u64 {
         u64::try_from(self.numbers.end - self.numbers.start).unwrap_or(0)

@@ -56,7 +56,7 @@ pub async fn killed_while_rows_are_told_apart(harness: &dyn Harness) -> Check {
 }
 
 /// `before` is copied by an earlier run; then `life` is killed at every step, and its next attempt again.
-async fn kill(harness: &dyn Harness, life: &Life, before: &[Part]) -> Check {
+pub(super) async fn kill(harness: &dyn Harness, life: &Life, before: &[Part]) -> Check {
     for first in 1..=STEPS_MAX {
         let mut second = if harness.every_pair() {
             1
@@ -101,6 +101,7 @@ async fn killed_at(
     for (attempt, step) in [("the first attempt", first), ("the second attempt", second)] {
         let process = durable.open().await.at("opening the store")?;
         process.faults.at(step, Fault::Crash);
+        let life = life.attempt(died.len());
         let lived = life.live(&process.store, Until::Complete).await;
         let reached = process.faults.steps() >= step;
         drop(process);
@@ -108,10 +109,10 @@ async fn killed_at(
         let visible = durable.visible(&life.claim.table).await.at("reading")?;
         match lived {
             // The fault may have struck after all that counts.
-            Ok(()) => ensure_exactly(&visible, &after(life, before)).at(attempt)?,
+            Ok(()) => ensure_exactly(&visible, &after(&life, before)).at(attempt)?,
             Err(error) => {
                 ensure!(reached, "{attempt} failed without a fault: {error}");
-                ensure_old_or_new(&visible, life, before).at(attempt)?;
+                ensure_old_or_new(&visible, &life, before).at(attempt)?;
             }
         }
     }
@@ -236,7 +237,7 @@ async fn drop_first(store: &Store, part: &Part) -> strait_common::Result<()> {
 }
 
 /// What another process does while the first stands still.
-type Overtaker = fn(Store, Life) -> BoxFuture<'static, strait_common::Result<()>>;
+pub(super) type Overtaker = fn(Store, Life) -> BoxFuture<'static, strait_common::Result<()>>;
 
 /// The source was cloned, or its connection hung and it came back: the same run lives a whole life meanwhile.
 pub async fn overtaken_by_the_same_run_at_every_step(harness: &dyn Harness) -> Check {
@@ -273,10 +274,26 @@ pub async fn overtaken_by_another_run_after_abandon_at_every_step(harness: &dyn 
 }
 
 async fn overtake(harness: &dyn Harness, overtaker: Overtaker) -> Check {
-    for interleaved in [false, true] {
+    overtake_with(harness, None, overtaker).await
+}
+
+/// The same with the files of a store that has the three partitions, if one is given.
+pub(super) async fn overtake_with(
+    harness: &dyn Harness,
+    files: Option<&Store>,
+    overtaker: Overtaker,
+) -> Check {
+    // Files are taken alike, one partition after the other or in turns.
+    let orders = if files.is_some() {
+        &[true][..]
+    } else {
+        &[false, true]
+    };
+    for &interleaved in orders {
         for step in 1..=STEPS_MAX {
             let mut life = Life::new(1, three_parts(harness)?.to_vec())?;
             life.interleaved = interleaved;
+            life.files = files.cloned();
             let place = format!("overtaken at step {step}, interleaved: {interleaved}");
             if !overtaken_at(harness, &life, overtaker, step)
                 .await

@@ -16,6 +16,7 @@ use crate::{At, Check, Durable, Failure, Harness, Process, ensure};
 pub mod acts;
 pub mod apart;
 pub mod fence;
+pub mod files;
 pub mod holdings;
 pub mod killer;
 pub mod shapes;
@@ -354,6 +355,17 @@ cases! {
         equal_partitions_have_equal_versions_and_changed_ones_others
         an_older_version_is_moved_or_read_exactly
         what_is_read_back_has_the_digest_of_its_receipt
+    }
+    files {
+        files_arrive_as_they_were
+        a_checkpoint_between_files_survives_a_crash
+        a_file_that_is_not_what_it_is_said_to_be_is_corrupt
+        files_are_offered_only_where_they_hold_what_is_selected
+        tables_alike_have_files_alike
+        killed_while_files_are_taken
+        killed_while_files_and_rows_take_turns
+        killed_while_files_replace_readers_see_old_or_new
+        overtaken_while_files_are_taken
     }
     killer {
         killed_between_every_two_calls
