@@ -1,4 +1,5 @@
-"""The benchmark: lake to lake beside Python deltalake, each stage beside its limit, the wire beside pyarrow Flight. Asserts nothing about time.
+"""The benchmark: lake to lake beside Python deltalake, and as files beside `rsync -a`; each stage beside its limit, the wire beside pyarrow Flight. Asserts
+nothing about time.
 
 Everything that is compared is measured in this one run, in turn, ROUNDS times; the median counts. What it prints are ratios, since the
 machine's own speed is not ours. STRAIT_BENCH_ROWS sets the rows of the generated table (5,000,000 in 30 days).
@@ -41,7 +42,7 @@ def generate(root):
     if done.returncode != 0:
         raise AssertionError(f"the demonstration ended with code {done.returncode}: {done.stderr[-2000:]}")
     report = last_json(done.stdout)
-    return root / "demo/a", report["raw_bytes"], report["partitions"]
+    return root / "demo/a", report["partitions"]
 
 
 def by_python(lake_a, target):
@@ -54,13 +55,13 @@ def by_python(lake_a, target):
     return json.loads(done.stdout)
 
 
-def by_agents(lake_a, streams, root):
+def by_agents(lake_a, streams, pass_through="never"):
     """Seconds of a run, CPU seconds and peak bytes of each agent."""
     with Pair() as pair:
         (pair.lake_a / "demo").symlink_to(lake_a / "demo")
         before = {agent.role: cpu_seconds(agent.process.pid) for agent in pair.agents()}
         started = time.monotonic()
-        answer = pair.sync(f"live:{TABLE}", f"dr:{TABLE}", "--streams", str(streams))
+        answer = pair.sync(f"live:{TABLE}", f"dr:{TABLE}", "--streams", str(streams), "--pass-through", pass_through)
         seconds = time.monotonic() - started
         if answer["rows"] != ROWS:
             raise AssertionError(f"{answer['rows']} rows were copied, not {ROWS}")
@@ -79,6 +80,13 @@ def by_copy(lake_a, target):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
+    return time.monotonic() - started
+
+
+def by_rsync(lake_a, target):
+    """Seconds of `rsync -a` of the directory; what it has written is not durable yet."""
+    started = time.monotonic()
+    subprocess.run(["rsync", "-a", f"{lake_a / TABLE}/", target], check=True)
     return time.monotonic() - started
 
 
@@ -142,6 +150,21 @@ def print_copies(runs, python, copies, partitions):
     print(f"  {'copy of the files':22}{plain:7.2f}{plain / base:8.2f}")
 
 
+def print_files(passed, rsyncs, copies):
+    base = median(rsyncs)
+    print(f"\n  the same as files (--pass-through auto); medians of {ROUNDS}. rsync does not make durable what it writes, the others do")
+    print(f"  {'':22}{'s':>7}{'ratio':>8}{'run s':>8}{'CPU s':>14}{'peak MiB':>14}")
+    print(f"  {'rsync -a':22}{base:7.2f}{1:8.2f}")
+    for streams, measured in passed.items():
+        seconds = median(run["seconds"] for run in measured)
+        cpu = " + ".join(f"{median(run['cpu'][role] for run in measured):.1f}" for role in ("source", "sink"))
+        peaks = " + ".join(f"{max(run['peaks'][role] for run in measured) / 2**20:.0f}" for role in ("source", "sink"))
+        name = f"Strait, {streams} stream{'s' if streams > 1 else ''}"
+        took = median(run["run_seconds"] for run in measured)
+        print(f"  {name:22}{seconds:7.2f}{seconds / base:8.2f}{took:8.2f}{cpu:>14}{peaks:>14}")
+    print(f"  {'copy, durable':22}{median(copies):7.2f}{median(copies) / base:8.2f}")
+
+
 def print_stages(measured, flight):
     raw = measured["raw_bytes"]
     print(f"\n  {measured['rows']:,} rows, {raw / 1e6:.1f} MB of Arrow; one thread each, the agents over memory excepted")
@@ -183,9 +206,9 @@ def main():
         scratch.stop()
         root = scratch.root
         with checks.section(f"{ROWS:,} rows into lake A", needed=True):
-            lake_a, raw_bytes, partitions = generate(root)
-            print(f"  {raw_bytes / 1e6:.0f} MB of Arrow")
+            lake_a, partitions = generate(root)
         runs, python, copies = {streams: [] for streams in STREAMS}, [], []
+        passed, rsyncs = {streams: [] for streams in STREAMS}, []
         with checks.section("lake to lake", needed=True):
             for number in range(ROUNDS):
                 target = root / f"python-{number}"
@@ -193,10 +216,18 @@ def main():
                 checks.check(f"round {number + 1}: deltalake copied every row", rows_of(target) == ROWS)
                 shutil.rmtree(target)
                 for streams in STREAMS:
-                    runs[streams].append(by_agents(lake_a, streams, root))
+                    runs[streams].append(by_agents(lake_a, streams))
+                    passed[streams].append(by_agents(lake_a, streams, "auto"))
+                if shutil.which("rsync"):
+                    rsyncs.append(by_rsync(lake_a, root / f"rsync-{number}"))
+                    shutil.rmtree(root / f"rsync-{number}")
                 copies.append(by_copy(lake_a, root / f"copy-{number}"))
                 shutil.rmtree(root / f"copy-{number}")
             print_copies(runs, python, copies, partitions)
+            if rsyncs:
+                print_files(passed, rsyncs, copies)
+            else:
+                print("  WARNING: rsync is not there: pass-through WAS NOT COMPARED with it")
         with checks.section("stages and their limits"):
             measured, flight = stages(lake_a), by_flight(lake_a)
             print_stages(measured, flight)

@@ -186,7 +186,7 @@ def main():
     print(f"STRAIT_SEED={seed}")
     rng = random.Random(seed)
     checks = Checks()
-    with Pair() as pair:
+    with Pair(pass_through="never") as pair:
         with checks.section("lake A by Python deltalake", needed=True):
             flights = real_data.flights()
             real_data.write(pair.lake_a / "db1/flights_month", flights, ["month"])

@@ -36,7 +36,7 @@ def fingerprints(connection: duckdb.DuckDBPyConnection, relation, columns):
 
 def main():
     checks = Checks()
-    with Pair() as pair:
+    with Pair(pass_through="never") as pair:
         path_a, path_b = pair.lake_a / "db1/lineitem", pair.lake_b / "db1/lineitem"
         with checks.section(f"lineitem at scale {SCALE:g} into lake A", needed=True):
             generated = real_data.lineitem(pair.root, SCALE)

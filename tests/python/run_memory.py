@@ -125,7 +125,7 @@ def sync(checks, pair, table, rows):
 
 def one(checks):
     rows = 20_000_000
-    with Pair(memory=MEMORY) as pair:
+    with Pair(memory=MEMORY, pass_through="never") as pair:
         write_ticks(pair.lake_a / "db1/one", 1, rows)
         sync(checks, pair, "one", rows)
         check_peaks(checks, pair, "one")
@@ -172,7 +172,7 @@ class Crawl:
 def crawl(checks):
     partitions, sizes = 32, [10_000] * 1_000
     with contextlib.ExitStack() as stack:
-        pair = Pair(memory=MEMORY, source_keys={"streams_max": partitions})
+        pair = Pair(memory=MEMORY, source_keys={"streams_max": partitions}, pass_through="never")
         network = Crawl(pair.sink.port, 2 << 20)
         pair.source.config.write_text(pair.source.config.read_text().replace(pair.sink.url, f"http://127.0.0.1:{network.port}"))
         stack.enter_context(pair)
@@ -204,7 +204,7 @@ def crawl(checks):
 
 def widening(checks):
     sizes = [100] * 200_000 + [1_000_000] * 300
-    with Pair(memory=MEMORY) as pair:
+    with Pair(memory=MEMORY, pass_through="never") as pair:
         write_blobs(pair.lake_a / "db1/widening", 1, sizes, write_batch_size=1, data_page_size=1_000_000)
         sync(checks, pair, "widening", len(sizes))
         check_peaks(checks, pair, "widening")
@@ -213,7 +213,7 @@ def widening(checks):
 def page(checks):
     # The writer looks at the size of a page after every batch of values: all of these are one page.
     sizes = [200_000] * 1_000
-    with Pair(memory=MEMORY) as pair:
+    with Pair(memory=MEMORY, pass_through="never") as pair:
         write_blobs(pair.lake_a / "db1/page", 1, sizes, write_batch_size=len(sizes), data_page_size=1 << 30)
         answer = pair.json("sync", "--from", "live:db1/page", "--to", "dr:db1/page", codes=range(1, 256))
         failed = answer.get("failed") or [{}]
@@ -228,7 +228,7 @@ def page(checks):
 def many(checks):
     shapes = {"few": (1_000, 1_000), "many": (100_000, 10)}
     seconds = {}
-    with Pair(memory=MEMORY) as pair:
+    with Pair(memory=MEMORY, pass_through="never") as pair:
         for table, (partitions, rows) in shapes.items():
             write_ticks(pair.lake_a / "db1" / table, partitions, rows)
         for table, (partitions, rows) in shapes.items():

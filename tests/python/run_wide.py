@@ -67,7 +67,7 @@ def hashes_by_duckdb(path):
 
 def main():
     checks = Checks()
-    with Pair(memory=MEMORY) as pair:
+    with Pair(memory=MEMORY, pass_through="never") as pair:
         path_a, path_b = pair.lake_a / "db1/wide", pair.lake_b / "db1/wide"
         with checks.section(f"{ROWS:,} rows of {ROW_BYTES / 1e6:g} MB into lake A", needed=True):
             write(path_a)

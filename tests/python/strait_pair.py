@@ -189,8 +189,10 @@ class Agent:
 class Pair:
     """Both agents, lake A (store `live`) and lake B (store `lake`, sink `dr`)."""
 
-    def __init__(self, memory="256MiB", source_keys=None, sink_keys=None, through=None):
-        """`through` is a link between the agents: given the sink's port, it says at which URL the source finds it."""
+    def __init__(self, memory="256MiB", source_keys=None, sink_keys=None, through=None, pass_through=None):
+        """`through` is a link between the agents: given the sink's port, it says at which URL the source finds it. `pass_through` is what every sync says of it that
+        does not say so itself."""
+        self._pass_through = ["--pass-through", pass_through] if pass_through else []
         self.root = pathlib.Path(tempfile.mkdtemp(prefix="strait-test."))
         self.lake_a = self.root / "a"
         self.lake_b = self.root / "b"
@@ -268,14 +270,18 @@ class Pair:
 
     def sync(self, source, target, *more):
         """Runs to the end; raises unless it is done."""
-        answer = self.json("sync", "--from", source, "--to", target, *more)
+        answer = self.json("sync", "--from", source, "--to", target, *self.how(more))
         if answer.get("status") != "done":
             raise AssertionError(f"the run ended {answer.get('status')}: {json.dumps(answer)[:2000]}")
         return answer
 
     def begin(self, source, target, *more):
         """Begins a run and does not wait for it; its id."""
-        return run_id(self.json("sync", "--from", source, "--to", target, "--detach", *more))
+        return run_id(self.json("sync", "--from", source, "--to", target, "--detach", *self.how(more)))
+
+    def how(self, more):
+        """The arguments of a sync, with what is said of pass-through."""
+        return [*more, *([] if "--pass-through" in more else self._pass_through)]
 
     def show(self, run):
         """A run as the source agent knows it now."""
