@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::types::Float64Type;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -36,9 +37,9 @@ pub fn as_held(sent: &Schema, held: &Schema, named: &[String]) -> Result<SchemaR
         }
         let class = |field: &Field| DigestId::of(&Schema::new(vec![field.clone()]));
         let held = field.as_ref().clone().with_data_type(to.clone());
-        if class(field)? != class(&held)? || !can_cast_types(from, to) {
+        if from.is_nested() || class(field)? != class(&held)? || !can_cast_types(from, to) {
             return Err(Error::schema(format!(
-                "--narrow {}: no value of {from} is one of {to}",
+                "--narrow {}: values of {from} cannot be told to be values of {to}",
                 field.name()
             )));
         }
@@ -77,7 +78,13 @@ fn exactly(column: &ArrayRef, field: &Field, first: u64) -> Result<ArrayRef> {
     let back = cast_with_options(&there, column.data_type(), &options);
     let back = back.or_error(Kind::Schema, what())?;
     let same = not_distinct(column, &back).or_error(Kind::Schema, what())?;
-    let Some(row) = (0..same.len()).find(|&row| !same.value(row)) else {
+    // A NaN is a NaN, whatever its bits.
+    let nan = |column: &ArrayRef, row: usize| {
+        let floats = column.as_primitive_opt::<Float64Type>();
+        floats.is_some_and(|floats| floats.is_valid(row) && floats.value(row).is_nan())
+    };
+    let changes = |row: &usize| !(same.value(*row) || nan(column, *row) && nan(&back, *row));
+    let Some(row) = (0..same.len()).find(changes) else {
         return Ok(there);
     };
     let value = array_value_to_string(column, row).unwrap_or_default();
@@ -118,7 +125,12 @@ mod tests {
     fn rows(n: i64, x: f64, at: i64) -> RecordBatch {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(Int64Array::from(vec![None, Some(1), Some(n)])),
-            Arc::new(Float64Array::from(vec![None, Some(f64::NAN), Some(x)])),
+            Arc::new(Float64Array::from(vec![
+                None,
+                // As R writes what is not available.
+                Some(f64::from_bits(0x7FF0_0000_0000_07A2)),
+                Some(x),
+            ])),
             Arc::new(TimestampNanosecondArray::from(vec![
                 None,
                 Some(0),

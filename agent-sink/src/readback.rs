@@ -13,7 +13,7 @@ use strait_common::fingerprint::{Fingerprint, Reading, is_its_own};
 use strait_common::key::PartitionKey;
 use strait_common::patience::{patient_stream, within};
 use strait_common::selection::{Selection, SelectionSpec};
-use strait_common::{Context, Error, Result};
+use strait_common::{Context, Error, Kind, Result};
 use strait_proto::v1;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -220,7 +220,7 @@ impl Readback {
                     }
                 }
                 // It may have rows of any of them.
-                Err(error) if is_its_own(error.kind()) => {
+                Err(error) if is_its_own(error.kind()) && error.kind() != Kind::Refused => {
                     let same = || Err(Error::new(error.kind(), error.to_string()));
                     return Ok(keys.iter().map(|key| (key.clone(), same())).collect());
                 }

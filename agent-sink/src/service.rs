@@ -571,7 +571,6 @@ async fn takes_files(
     Ok(ours.as_deref() == Some(shape))
 }
 
-/// Every column of either side, those of A first, as they are before anything is made.
 /// Columns as the engine gets them: those that are named in the types of its table, if there is one.
 async fn held_as(
     store: &Store,
@@ -586,6 +585,7 @@ async fn held_as(
     narrow::as_held(sent, &held, narrow)
 }
 
+/// Every column of either side, those of A first, as they are before anything is made.
 async fn column_plans(
     store: &Store,
     table: &TableName,

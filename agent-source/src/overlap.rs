@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use arrow::datatypes::SchemaRef;
 use strait_common::digest::DigestId;
-use strait_common::division::{Division, check_key};
+use strait_common::division::{Division, DivisionKind, check_key};
 use strait_common::engine::{Receipt, Table};
-use strait_common::key::PartitionKey;
+use strait_common::key::{Cell, PartitionKey};
 use strait_common::selection::Selection;
 use strait_common::{Error, Result};
 
@@ -63,23 +63,39 @@ impl Overlaps {
         self.selection.excludes(key)
     }
 
-    /// Whether rows of a receipt that came divided otherwise, and so are of no partition of this run's, can be among those that it selects.
+    /// Whether rows of a receipt whose key is not in this run's plan can be among those that it selects: they came divided otherwise, or ranges were cut anew. `planned` says whether a
+    /// planned partition can have a row of that key.
     ///
     /// # Errors
-    /// `Refused` if nothing shows that they are not, and `mode` would double them.
-    pub fn check_other_division(&mut self, mode: Mode, run: &str, receipt: &Receipt) -> Result<()> {
-        let own = check_key(&self.divisions, &self.schema, &receipt.key).is_ok();
-        if own || mode != (Mode::Append { again: false }) || self.excludes(&receipt.key) {
+    /// `Refused` if nothing shows that they are not, and `mode` would double them; what `planned` says.
+    pub fn check_unplanned(
+        &mut self,
+        mode: Mode,
+        run: &str,
+        receipt: &Receipt,
+        planned: impl FnOnce(&PartitionKey) -> Result<bool>,
+    ) -> Result<()> {
+        let key = &receipt.key;
+        if mode != (Mode::Append { again: false }) || self.excludes(key) {
+            return Ok(());
+        }
+        let own = check_key(&self.divisions, &self.schema, key).is_ok();
+        let in_ranges =
+            |(_, cell): &(String, Cell)| matches!(cell, Cell::Range { .. } | Cell::Null);
+        let by_ranges = |level: &Division| level.kind == DivisionKind::Range;
+        // Of one division, keys that differ in a value or a bucket have no row in common.
+        let can_overlap = self.divisions.iter().any(by_ranges) && key.parts().iter().any(in_ranges);
+        if own && !can_overlap {
             return Ok(());
         }
         let theirs = self.read(receipt);
-        if theirs.is_some_and(|theirs| theirs.is_disjoint(&self.selection)) {
+        if theirs.is_some_and(|theirs| theirs.is_disjoint(&self.selection)) || !planned(key)? {
             return Ok(());
         }
         Err(Error::refused(format!(
-            "{run} has already copied rows of partition {}, which is divided otherwise than the source's table is now, and nothing shows that none of them is selected; \
-             appending could double them. Add --again to append all the same, if the rows are known to be others",
-            receipt.key.label()
+            "{run} has already copied rows of partition {}, which the source's table does not have as it is divided now, and nothing shows that none of them is \
+             selected; appending could double them. Add --again to append all the same, if the rows are known to be others",
+            key.label()
         )))
     }
 

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use strait_common::clock::now_ns;
 use strait_common::config::ByteSize;
 use strait_common::digest::DigestId;
-use strait_common::division::division_text;
+use strait_common::division::{check_key, division_text};
 use strait_common::engine::{Disposition, Partition, Receipt, Source, Stream, Table};
 use strait_common::ids::RunId;
 use strait_common::key::PartitionKey;
@@ -159,7 +159,9 @@ impl Resolved {
         let reply = reply.await?;
         let rows_because = match shape {
             Err(why) => Some(why),
-            Ok(_) if !reply.takes_files => Some("the table at the sink keeps its rows otherwise"),
+            Ok(_) if !reply.takes_files => Some(
+                "the table at the sink keeps its rows otherwise, or has not all of the columns yet",
+            ),
             Ok(_) => None,
         };
         let both = agent.stream_bytes(source.read_bytes(&table)) + reply.stream_bytes;
@@ -266,21 +268,25 @@ impl Planned {
         )))
     }
 
-    /// Whether rows that came divided otherwise can be among those that are appended. The run looks again when it has the claim; here nothing is claimed yet.
-    async fn check_other_divisions(&self, agent: &Agent) -> Result<()> {
-        let mode = self.job.mode;
-        if mode != (Mode::Append { again: false }) {
-            return Ok(());
-        }
-        let mut overlaps = self.overlaps();
-        let request = self.sides(agent).digest_request(Vec::new(), true)?;
-        let mut receipts = self.link.digests(request).await?;
-        while let Some((_, receipt)) = receipts.next().await? {
-            if let Some(receipt) = receipt {
-                overlaps.check_other_division(mode, "an earlier run", &receipt)?;
+    /// Whether rows that came under keys which A does not have any more can be among those that are appended. The run looks again when it has the claim; here nothing is claimed yet.
+    async fn check_unplanned(&self, agent: &Agent) -> Result<()> {
+        if self.job.mode == (Mode::Append { again: false }) {
+            let request = self.sides(agent).digest_request(Vec::new(), true)?;
+            let (mut overlaps, mut receipts) = (self.overlaps(), self.link.digests(request).await?);
+            while let Some((_, receipt)) = receipts.next().await? {
+                self.check_receipt(&mut overlaps, receipt.as_ref())?;
             }
         }
         Ok(())
+    }
+
+    /// The same for one receipt. Which partitions there are is not looked at here, so that of keys like A's own nothing is said.
+    fn check_receipt(&self, overlaps: &mut Overlaps, receipt: Option<&Receipt>) -> Result<()> {
+        let Some(receipt) = receipt else {
+            return Ok(());
+        };
+        let own = check_key(&self.table.divisions, &self.table.schema, &receipt.key).is_ok();
+        overlaps.check_unplanned(self.job.mode, "an earlier run", receipt, |_| Ok(!own))
     }
 
     /// Whether each partition is selected whole where that is needed, and B has room for what is copied, as far as stored bytes tell. What must be compared
@@ -459,7 +465,7 @@ pub async fn start(agent: &Arc<Agent>, mut asked: Asked) -> Result<Started> {
     }
     planned.check_foreign(mode_named)?;
     planned.check_partitions(agent, without_room).await?;
-    planned.check_other_divisions(agent).await?;
+    planned.check_unplanned(agent).await?;
     let planned = planned.make(agent, policy).await?;
     // Whoever asked for the same in the meantime has begun it by now, or waits here.
     let _starting = agent.starting.lock().await;
@@ -801,15 +807,12 @@ struct Actions {
 impl Actions {
     async fn new(agent: &Agent, planned: &Planned) -> Result<Actions> {
         let (mut receipts, mut held) = (HashMap::<_, Vec<_>>::new(), BTreeMap::new());
-        let mut overlaps = planned.overlaps();
-        let sides = planned.sides(agent);
+        let (sides, mut overlaps) = (planned.sides(agent), planned.overlaps());
         if let Mode::Append { .. } = planned.job.mode {
             let request = sides.digest_request(Vec::new(), true)?;
             let mut digests = planned.link.digests(request).await?;
             while let Some((reply, receipt)) = digests.next().await? {
-                if let Some(receipt) = &receipt {
-                    overlaps.check_other_division(planned.job.mode, "an earlier run", receipt)?;
-                }
+                planned.check_receipt(&mut overlaps, receipt.as_ref())?;
                 receipts.entry(reply.key).or_default().extend(receipt);
             }
         } else {

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use strait_common::engine::{Outcome, Partition, Position, PositionState, Receipt};
 use strait_common::ids::RunId;
+use strait_common::key::PartitionKey;
 use strait_common::retry::Backoff;
 use strait_common::{Error, Kind, Result};
 
@@ -307,8 +308,9 @@ impl Run {
             // A partition that this run does not select, or rows that came divided otherwise.
             return match &position.state {
                 PositionState::Committed(receipt) if position.run != self.id => {
-                    let run = format!("run {}", position.run);
-                    overlaps.check_other_division(self.job.mode, &run, receipt)
+                    let (run, store, id) = (format!("run {}", position.run), &self.store, self.id);
+                    let planned = |key: &PartitionKey| store.has_partition_that_meets(id, key);
+                    overlaps.check_unplanned(self.job.mode, &run, receipt, planned)
                 }
                 _ => Ok(()),
             };

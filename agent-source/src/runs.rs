@@ -9,6 +9,7 @@
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use strait_common::division::can_meet;
 use strait_common::engine::{Origin, Partition, Receipt, Version};
 use strait_common::ids::RunId;
 use strait_common::key::PartitionKey;
@@ -342,6 +343,8 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS partitions_by_state ON partitions (run, state, seq);
 ";
 
+/// Partitions of a plan that are compared with a key at a time.
+const MEETING_PAGE: u32 = 1000;
 /// The version of [`SCHEMA`], in SQLite's `user_version`.
 const SCHEMA_VERSION: i64 = 5;
 
@@ -593,6 +596,24 @@ impl RunStore {
             })
             .optional();
         found.found(&self.name)?.transpose()
+    }
+
+    /// Whether a partition of the plan can have a row in common with one of this key.
+    ///
+    /// # Errors
+    /// `Corrupt` if what is stored cannot be read.
+    pub fn has_partition_that_meets(&self, run: RunId, key: &PartitionKey) -> Result<bool> {
+        let mut from = 0;
+        loop {
+            let page = self.partitions(run, None, from, MEETING_PAGE)?;
+            let Some(last) = page.last() else {
+                return Ok(false);
+            };
+            from = last.seq + 1;
+            if page.iter().any(|row| can_meet(&row.partition.key, key)) {
+                return Ok(true);
+            }
+        }
     }
 
     /// An attempt begins: the sink's ledger will say what is done, so nothing is until it has spoken.

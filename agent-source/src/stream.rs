@@ -40,6 +40,10 @@ mod read;
 use meter::{Meter, Wait};
 use read::{Preparing, Read, Reader};
 
+/// The largest file that travels as it is, in chunks; one of at most so many bytes does in any case.
+const FILE_CHUNKS_MAX: u64 = 4;
+const FILE_BYTES_ANY: u64 = 64 << 20;
+
 /// What all streams of an attempt share.
 #[derive(Debug)]
 pub struct Attempt {
@@ -488,8 +492,11 @@ async fn offered(
     let files = attempt
         .source
         .files(table, selection, &assignment.partition, shape);
+    // No checkpoint comes inside a file: one that takes longer than a link holds would begin again and again.
+    let bytes_max = (FILE_CHUNKS_MAX * attempt.chunk_bytes).max(FILE_BYTES_ANY);
+    let files = files.await?;
     files
-        .await?
+        .filter(|files| files.files().iter().all(|file| file.bytes <= bytes_max))
         .map(|files| Reading::new(files, &after))
         .transpose()
 }

@@ -50,12 +50,13 @@ pub async fn verify(
     }
     let send = |body| answers.send(v1::VerifyReply { body: Some(body) });
     let mut totals = v1::VerifyTotals::default();
-    let mut seen = std::collections::HashSet::new();
+    let (mut seen, mut all_read) = (std::collections::HashSet::new(), true);
     let mut pages = planned.partitions().await?.chunks(PAGE);
     while let Some(page) = pages.next().await {
         let page = page.into_iter().collect::<Result<Vec<_>>>()?;
         seen.extend(page.iter().map(|partition| partition.key.clone()));
-        let partitions = compare(agent, &planned, &page).await?;
+        let (partitions, read) = compare(agent, &planned, &page).await?;
+        all_read &= read;
         partitions
             .iter()
             .for_each(|partition| count(&mut totals, partition));
@@ -65,7 +66,9 @@ pub async fn verify(
     let mut extra = Vec::new();
     let spec = &planned.job.spec;
     if otherwise.is_some() {
-        if spec.is_of_all()
+        // Rows that could not be read could be of any partition.
+        if all_read
+            && spec.is_of_all()
             && spec.partitions.is_empty()
             && let Some(rest) = rest(agent, &planned, &totals).await?
         {
@@ -119,7 +122,8 @@ async fn rest(
     let whole = PartitionKey::default().to_string();
     let mut stored = planned.sides(agent).theirs(vec![whole.clone()]).await?;
     let all = stored.remove(&whole).map(|stored| stored.rows);
-    let (rows, _) = all.transpose()?.unwrap_or_default();
+    // What cannot be read has been told with its partitions.
+    let (rows, _) = all.and_then(Result::ok).unwrap_or_default();
     let rows_sink = rows.saturating_sub(totals.rows_sink);
     Ok((rows_sink > 0).then(|| v1::VerifyPartition {
         key: "(others)".to_owned(),
@@ -142,11 +146,12 @@ fn count(totals: &mut v1::VerifyTotals, partition: &v1::VerifyPartition) {
     }
 }
 
+/// Both sides of some partitions, and whether all of B's could be read.
 async fn compare(
     agent: &Arc<Agent>,
     planned: &Planned,
     page: &[Partition],
-) -> Result<Vec<v1::VerifyPartition>> {
+) -> Result<(Vec<v1::VerifyPartition>, bool)> {
     let sides = planned.sides(agent);
     let keys = page
         .iter()
@@ -161,6 +166,7 @@ async fn compare(
         Ok(ours)
     };
     let (ours, mut stored) = tokio::try_join!(ours, sides.theirs(keys))?;
+    let all_read = stored.values().all(|stored| stored.rows.is_ok());
     let compared = page.iter().zip(ours).map(|(partition, ours)| {
         let key = partition.key.to_string();
         let (theirs, receipt) = match stored.remove(&key) {
@@ -197,5 +203,5 @@ async fn compare(
             message,
         }
     });
-    Ok(compared.collect())
+    Ok((compared.collect(), all_read))
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Kind, OrError, Result};
 use crate::key::{Cell, PartitionKey};
 use crate::selection::has_order;
+use crate::value::Value;
 
 /// One level of a table's division into partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +47,44 @@ impl fmt::Display for Division {
 
 /// A table's division as an operator is shown it.
 pub fn division_text(divisions: &[Division]) -> String {
+    if divisions.is_empty() {
+        return "nothing".to_owned();
+    }
     let levels = divisions.iter().map(Division::to_string);
     levels.collect::<Vec<_>>().join(", ")
+}
+
+/// Whether one row can be in the partitions of both keys, which may be of different divisions. What is not shown to be apart can meet.
+pub fn can_meet(a: &PartitionKey, b: &PartitionKey) -> bool {
+    let apart = |(column, cell): &(String, Cell)| {
+        b.cell(column).is_some_and(|other| {
+            let below = |to: &Option<Value>, from: &Option<Value>| match (to, from) {
+                (Some(to), Some(from)) => to <= from,
+                _ => false,
+            };
+            match (cell, other) {
+                (Cell::Value(one), Cell::Value(other)) => one != other,
+                (Cell::Null, Cell::Value(_)) | (Cell::Value(_), Cell::Null) => true,
+                (Cell::Value(value), Cell::Range { from, to })
+                | (Cell::Range { from, to }, Cell::Value(value)) => {
+                    from.as_ref().is_some_and(|from| value < from)
+                        || to.as_ref().is_some_and(|to| value >= to)
+                }
+                (
+                    Cell::Range { from, to },
+                    Cell::Range {
+                        from: other_from,
+                        to: other_to,
+                    },
+                ) => below(to, other_from) || below(other_to, from),
+                (Cell::Bucket { index, count }, Cell::Bucket { index: i, count: n }) => {
+                    count == n && index != i
+                }
+                _ => false,
+            }
+        })
+    };
+    !a.parts().iter().any(apart)
 }
 
 /// Checks that a key is one of a table that is divided like this. Rows without a value can be a partition of any level.
@@ -88,8 +125,40 @@ pub fn check_key(divisions: &[Division], schema: &Schema, key: &PartitionKey) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Value;
     use arrow::datatypes::{DataType, Field};
+
+    #[test]
+    fn keys_meet_unless_a_column_shows_that_they_do_not() {
+        let meet = |a: &str, b: &str| {
+            let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(can_meet(&a, &b), can_meet(&b, &a), "{a} {b}");
+            can_meet(&a, &b)
+        };
+        for (a, b) in [
+            ("", "day=2026-01-01"),
+            ("day=2026-01-01", "symbol='A'"),
+            ("id=[0,10)", "id=[9,20)"),
+            ("id=[*,10)", "id=[5,*)"),
+            ("id=[0,10)", "id=5"),
+            // Rows without a value can be in any range.
+            ("id=[0,10)", "id=null"),
+            ("id=bucket(1,4)", "id=bucket(1,8)"),
+            ("day=2026-01-01/id=[0,10)", "day=2026-01-01/id=[0,5)"),
+        ] {
+            assert!(meet(a, b), "{a} {b}");
+        }
+        for (a, b) in [
+            ("day=2026-01-01", "day=2026-01-02"),
+            ("day=null", "day=2026-01-02"),
+            ("id=[0,10)", "id=[10,20)"),
+            ("id=[0,10)", "id=10"),
+            ("id=[5,10)", "id=4"),
+            ("id=bucket(1,4)", "id=bucket(2,4)"),
+            ("day=2026-01-01/id=[0,10)", "day=2026-01-02/id=[0,10)"),
+        ] {
+            assert!(!meet(a, b), "{a} {b}");
+        }
+    }
 
     #[test]
     fn a_key_of_another_division_is_refused_by_name() {

@@ -2,7 +2,7 @@
 //!
 //! Only what rows themselves say can be told from them: values and ranges. Which bucket a row is in only the engine knows that made the buckets.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::buffer::BooleanBuffer;
@@ -53,6 +53,14 @@ pub fn split(
     if columns.is_empty() {
         return Ok(vec![(PartitionKey::default(), records.clone())]);
     }
+    let vague = columns.iter().zip(&arrays);
+    let vague = vague.filter(|(_, array)| !can_tell_apart(array.data_type()));
+    if let Some((name, array)) = vague.into_iter().next() {
+        return Err(Error::refused(format!(
+            "column {name}: values of type {} do not tell rows apart",
+            array.data_type()
+        )));
+    }
     const WHAT: &str = "tell rows apart";
     let fields = arrays
         .iter()
@@ -67,7 +75,8 @@ pub fn split(
         let index = u32::try_from(at).or_error(Kind::Internal, WHAT)?;
         groups.entry(rows.row(at).data()).or_default().push(index);
     }
-    let mut parts = BTreeMap::new();
+    // No two of them have one key: where equal values can have different bits, `can_tell_apart` says no.
+    let mut parts = Vec::with_capacity(groups.len());
     for indices in groups.into_values() {
         let key = key(indices.first().map_or(0, |&first| first as usize))?;
         let part = if indices.len() == records.num_rows() {
@@ -76,15 +85,25 @@ pub fn split(
             take_record_batch(records, &UInt32Array::from(indices))
                 .or_error(Kind::Internal, WHAT)?
         };
-        parts.insert(key, part);
+        parts.push((key, part));
     }
-    Ok(parts.into_iter().collect())
+    parts.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(parts)
 }
 
-/// Which rows of a batch are of the partition of this key, by what the rows say. A row without a value is in no range.
+/// Whether values of this type tell rows apart: not where equal ones can have different bits, of which a key keeps one.
+pub fn can_tell_apart(data_type: &DataType) -> bool {
+    let data_type = match data_type {
+        DataType::Dictionary(_, values) => values.as_ref(),
+        other => other,
+    };
+    !data_type.is_floating() && *data_type != DataType::Date64
+}
+
+/// Which rows of a batch are of the partition of this key, by what the rows say.
 ///
 /// # Errors
-/// `Refused` for a bucket; `Schema` if the batch lacks a column.
+/// `Refused` for a bucket, and for a range where a row has no value, since it can be in any; `Schema` if the batch lacks a column.
 pub fn rows_of(key: &PartitionKey, records: &RecordBatch) -> Result<BooleanArray> {
     let all = BooleanArray::new(BooleanBuffer::new_set(records.num_rows()), None);
     key.parts().iter().try_fold(all, |all, (name, cell)| {
@@ -92,6 +111,12 @@ pub fn rows_of(key: &PartitionKey, records: &RecordBatch) -> Result<BooleanArray
         let of_cell = match cell {
             Cell::Null => is_null(column).or_error(Kind::Internal, "compare with a key")?,
             Cell::Value(value) => certain(&equals(column, value)?),
+            Cell::Range { .. } if column.logical_null_count() > 0 => {
+                return Err(Error::refused(format!(
+                    "rows of the sink's have no value in column {name}: which range of the source's they are in only its engine knows, and the table at the sink is \
+                     divided otherwise, so they cannot be told apart"
+                )));
+            }
             Cell::Range { from, to } => certain(&in_range(column, from.as_ref(), to.as_ref())?),
             Cell::Bucket { .. } => {
                 return Err(Error::refused(format!(
@@ -274,14 +299,27 @@ mod tests {
             assert_eq!(ids(&found), ids(&part), "{key}");
         }
         let range: PartitionKey = "day=[1970-01-02,1970-01-03)".parse().unwrap();
-        let of_range = rows_of(&range, &records).unwrap();
-        assert_eq!(of_range.true_count(), 2);
-        assert_eq!(of_range.null_count(), 0);
+        let of_range = rows_of(&range, &records.slice(0, 3)).unwrap();
+        assert_eq!(of_range.true_count(), 1);
+        let error = rows_of(&range, &records).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "a row without a day: {error}");
         let bucket: PartitionKey = "symbol=bucket(1,4)".parse().unwrap();
         assert_eq!(
             rows_of(&bucket, &records).unwrap_err().kind(),
             Kind::Refused
         );
+    }
+
+    #[test]
+    fn values_that_are_equal_in_different_bits_are_refused_and_none_is_lost() {
+        let floats: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![0.0, -0.0, 1.0]));
+        let records = RecordBatch::try_from_iter([("x", floats)]).unwrap();
+        let error = split(&records, &names(&["x"])).unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{error}");
+        for data_type in [DataType::Float32, DataType::Date64] {
+            assert!(!can_tell_apart(&data_type));
+        }
+        assert!(can_tell_apart(&DataType::Date32));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -19,7 +20,7 @@ __attribute__((constructor)) static void begin(void) {
     const char *path = getenv("KILL_COUNT"), *at = getenv("KILL_AT");
     if (!path || !at) return;
     kill_at = strtoull(at, NULL, 10);
-    int file = open(path, O_RDWR | O_CREAT, 0600);
+    int file = openat(AT_FDCWD, path, O_RDWR | O_CREAT, 0600);
     if (file < 0) return;
     void *page = MAP_FAILED;
     /* Not through our own ftruncate: nothing is counted yet. */
@@ -56,9 +57,30 @@ STEP(int, mkdir, (const char *path, mode_t mode), (path, mode))
 STEP(int, mkdirat, (int directory, const char *path, mode_t mode), (directory, path, mode))
 STEP(int, fsync, (int file), (file))
 STEP(int, fdatasync, (int file), (file))
-STEP(int, syncfs, (int file), (file))
+STEP(int, rmdir, (const char *path), (path))
+STEP(int, ftruncate, (int file, off_t bytes), (file, bytes))
+STEP(int, ftruncate64, (int file, off64_t bytes), (file, bytes))
 STEP(ssize_t, pwrite, (int file, const void *from, size_t bytes, off_t at), (file, from, bytes, at))
 STEP(ssize_t, pwrite64, (int file, const void *from, size_t bytes, off64_t at), (file, from, bytes, at))
+
+/* Those that make a file, or empty one. */
+#define OPEN(name)                                                          \
+    int name(const char *path, int flags, ...) {                            \
+        static int (*next)(const char *, int, ...);                         \
+        if (!next) next = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, #name); \
+        if (!(flags & O_CREAT) && (flags & O_TMPFILE) != O_TMPFILE) {       \
+            if (flags & O_TRUNC) step();                                    \
+            return next(path, flags);                                       \
+        }                                                                   \
+        va_list more;                                                       \
+        va_start(more, flags);                                              \
+        mode_t mode = va_arg(more, mode_t);                                 \
+        va_end(more);                                                       \
+        step();                                                             \
+        return next(path, flags, mode);                                     \
+    }
+OPEN(open)
+OPEN(open64)
 
 /* Files alone: not the log (1 and 2), no socket, no pipe. */
 ssize_t write(int file, const void *from, size_t bytes) {

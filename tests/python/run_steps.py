@@ -1,7 +1,8 @@
-"""kill -9 at every step: each call by which an agent changes what is on disk, in an append, a replace, a mirror that drops, a backup, a second backup and a restore.
+"""kill -9 at every step: each call by which an agent changes what is on disk, in an append, a replace, a mirror that drops, a backup, a second backup and a restore, each with
+rows and with files that travel as they are.
 
-An agent is started with kill_at.c preloaded, which kills it before its Nth such call: renames, links, removals, new directories, syncs and writes to files, those of
-SQLite among them. (`syncfs` is made without the C library and is not counted.) Then it starts again without, the run goes on or is begun again, and what it has
+An agent is started with kill_at.c preloaded, which kills it before its Nth such call: new files, renames, links, removals, new directories, syncs and writes to files, those
+of SQLite among them. (`syncfs` is made without the C library and is not counted.) Then it starts again without, the run goes on or is begun again, and what it has
 written is compared with A row for row, while a reader polls that only ever may see whole partitions, old ones or new ones. N goes up until a life has no Nth call.
 
     run_steps.py            every step of every way
@@ -9,6 +10,7 @@ written is compared with A row for row, while a reader polls that only ever may 
 """
 
 import concurrent.futures
+import itertools
 import os
 import pathlib
 import random
@@ -24,15 +26,17 @@ from deltalake import write_deltalake
 
 from checks import Checks
 from lake_compare import compare
-from strait_pair import Pair, last_json, run_id
+from strait_pair import ENDED, Pair, last_json, run_id
 from whole_partitions import WholePartitions, counts_by_log
 
 HERE = pathlib.Path(__file__).resolve().parent
 TABLE = "db1/mt"
 DAYS = ["2026-11-02", "2026-11-03", "2026-11-04"]
-ROWS = 300
+ROWS = 1_500
+# Small, so that a partition has checkpoints on its way.
+SOURCE_KEYS = {"frame_bytes_max": "16KiB", "chunk_bytes": "24KiB"}
 # So many steps of a way in a quick run.
-QUICK_STEPS = 8
+QUICK_STEPS = 5
 TROUBLES_MAX = 5
 
 
@@ -51,9 +55,12 @@ def rows_of(day, night):
 
 def lake(path, night, days):
     """A lake as of a night, by Python deltalake."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     for day in days:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_deltalake(str(path), rows_of(day, night), partition_by=["day"], mode="append")
+        # Two files of each, so that a part of a partition could be seen.
+        rows = rows_of(day, night)
+        for half in (rows.slice(0, ROWS // 3), rows.slice(ROWS // 3)):
+            write_deltalake(str(path), half, partition_by=["day"], mode="append")
 
 
 class Way:
@@ -101,7 +108,7 @@ class Templates:
         return self.root / name.replace(" ", "-")
 
     def _made(self, name, night, days, command, out):
-        with Pair() as pair:
+        with Pair(source_keys=SOURCE_KEYS) as pair:
             lake(pair.lake_a / TABLE, night, days)
             pair.json(*[part.replace("{bundle}", str(pair.root / "bundle")) for part in command])
             pair.stop()
@@ -116,11 +123,11 @@ def shim(directory):
     return built
 
 
-def life(templates, preloaded, way, role, step):
+def life(templates, preloaded, way, role, how, step):
     """One life with a kill before this step of this agent. Whether the step was reached, and what went wrong."""
-    pair = Pair()
+    pair = Pair(source_keys=SOURCE_KEYS)
     try:
-        return _life(pair, templates, preloaded, way, role, step)
+        return _life(pair, templates, preloaded, way, role, how, step)
     except Exception as error:  # noqa: BLE001: told with the step that it came at
         tails = "".join(f"\n-- {agent.role}: {agent.log_tail()[-1500:]}" for agent in pair.agents())
         return True, f"{type(error).__name__}: {error}{tails}"
@@ -128,7 +135,7 @@ def life(templates, preloaded, way, role, step):
         pair.close()
 
 
-def _life(pair, templates, preloaded, way, role, step):
+def _life(pair, templates, preloaded, way, role, how, step):
     shutil.copytree(templates.path("a"), pair.lake_a, dirs_exist_ok=True)
     for place, template in way.before.items():
         shutil.copytree(templates.path(template), pair.root / place, dirs_exist_ok=True)
@@ -147,8 +154,11 @@ def _life(pair, templates, preloaded, way, role, step):
             except AssertionError:
                 if agent is not victim:
                     raise
-        run = begin(pair, way)
+        run = begin(pair, way, how)
+        deadline = time.monotonic() + 120
         while victim.alive() and not ended(pair, run):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"run {run} has not ended after 120 s: {pair.show(run)}")
             time.sleep(0.02)
         reached = struct.unpack("Q", counter.read_bytes())[0] >= step
         if reached:
@@ -158,7 +168,7 @@ def _life(pair, templates, preloaded, way, role, step):
             victim.environment = {}
             victim.start()
             # It is known to the agent by now, or nothing of it is at B but a claim that the next one is told of.
-            run = run if known(pair, run) else begin(pair, way)
+            run = run if known(pair, run) else begin(pair, way, how)
         status = pair.wait(run, timeout_s=120)
     if status["status"] != "done":
         return reached, f"the run ended {status['status']}: {status.get('message')}"
@@ -174,9 +184,9 @@ def _life(pair, templates, preloaded, way, role, step):
     return reached, None
 
 
-def begin(pair, way):
+def begin(pair, way, how):
     """The run's id; none if the source agent has died first."""
-    command = [part.replace("{bundle}", str(pair.root / "bundle")) for part in way.command]
+    command = [part.replace("{bundle}", str(pair.root / "bundle")) for part in way.command] + ["--pass-through", how]
     deadline = time.monotonic() + 60
     while pair.source.alive():
         code, out, err = pair.strait(*command, "--detach", "--json")
@@ -194,15 +204,12 @@ def known(pair, run):
 
 
 def ended(pair, run):
-    if run is None:
-        return True
-    code, out, _ = pair.strait("runs", "show", run, "--json")
-    return code == 0 and '"status": "done"' in out or '"status":"done"' in out
+    return run is None or pair.show(run).get("status") in ENDED
 
 
-def steps_of(templates, preloaded, way, role):
+def steps_of(templates, preloaded, way, role, how):
     """How many steps a life has that nobody disturbs."""
-    pair = Pair()
+    pair = Pair(source_keys=SOURCE_KEYS)
     try:
         counter = pair.root / "count"
         shutil.copytree(templates.path("a"), pair.lake_a, dirs_exist_ok=True)
@@ -211,7 +218,7 @@ def steps_of(templates, preloaded, way, role):
         victim = pair.source if role == "source" else pair.sink
         victim.environment = {"LD_PRELOAD": str(preloaded), "KILL_AT": "0", "KILL_COUNT": str(counter)}
         pair.start()
-        pair.wait(begin(pair, way))
+        pair.wait(begin(pair, way, how))
         return struct.unpack("Q", counter.read_bytes())[0]
     finally:
         pair.close()
@@ -228,14 +235,14 @@ def main():
         with checks.section("lakes and bundles to begin with", needed=True):
             preloaded, templates = shim(root), Templates(root)
         for way in ways():
-            for role in way.roles:
-                with checks.section(f"{way.name}, {role} killed"):
-                    every_step(checks, templates, preloaded, way, role, rng if quick else None)
+            for role, how in itertools.product(way.roles, ["never", "auto"]):
+                with checks.section(f"{way.name}, {role} killed, pass-through {how}"):
+                    every_step(checks, templates, preloaded, way, role, how, rng if quick else None)
     return checks.finish()
 
 
-def every_step(checks, templates, preloaded, way, role, rng):
-    count = steps_of(templates, preloaded, way, role)
+def every_step(checks, templates, preloaded, way, role, how, rng):
+    count = steps_of(templates, preloaded, way, role, how)
     steps = range(1, count + 1)
     if rng is not None:
         stride = max(1, count // QUICK_STEPS)
@@ -244,7 +251,7 @@ def every_step(checks, templates, preloaded, way, role, rng):
     troubles = []
     # Lives wait more than they work.
     with concurrent.futures.ThreadPoolExecutor(max_workers=3) as pool:
-        for step, (was_reached, trouble) in zip(steps, pool.map(lambda step: life(templates, preloaded, way, role, step), steps)):
+        for step, (was_reached, trouble) in zip(steps, pool.map(lambda step: life(templates, preloaded, way, role, how, step), steps)):
             lives += 1
             reached += was_reached
             if trouble:

@@ -2,7 +2,7 @@
 //! another key.
 
 use strait_common::digest::Digest;
-use strait_common::engine::Table;
+use strait_common::engine::{Division, DivisionKind, Table};
 use strait_common::{Error, Kind};
 use strait_proto::v1;
 use strait_tests::agents::{Operator, SinkAgent, SourceAgent, selectors};
@@ -157,4 +157,62 @@ async fn one_partition_is_told_apart_into_days_and_does_not_come_again_as_days()
     let found = (progress.partitions_already, progress.partitions_done);
     assert_eq!(found, (u64::from(DAYS), 1), "{progress:?}");
     lakes.assert_equal().await;
+}
+
+/// A table that is divided by ranges of ids.
+fn by_ranges(name: &str) -> Table {
+    let level = Division {
+        column: "id".to_owned(),
+        kind: DivisionKind::Range,
+    };
+    Table {
+        divisions: vec![level],
+        ..undivided(name)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranges_that_are_cut_anew_do_not_bring_their_rows_again() {
+    let lakes = Lakes::empty();
+    let a = lakes::open(&lakes.a()).await.sink;
+    for (name, parts) in [
+        ("db/old", vec![("id=[0,3000)", 0..ROWS)]),
+        (
+            "db/new",
+            vec![("id=[0,1000)", 0..1000), ("id=[1000,3000)", 1000..ROWS)],
+        ),
+        ("db/later", vec![("id=[3000,4000)", ROWS..ROWS + 10)]),
+    ] {
+        let table = by_ranges(name);
+        let prepared = a.prepare(&table.name, &table, false).await;
+        prepared.expect("the table can be made");
+        for (key, ids) in parts {
+            let key = key.parse().expect("a key");
+            lakes::append_to(&a, &table, key, name, [lakes::rows(0, ids)]).await;
+        }
+    }
+    let sink = SinkAgent::start(&lakes).await;
+    let source = SourceAgent::start(&lakes, &sink.url()).await;
+    let operator = source.operator();
+    let from = |table: &str| v1::Selectors {
+        from: format!("a:{table}"),
+        ..selectors()
+    };
+    let run = append(&operator, from("db/old"), false).await;
+    assert_eq!(run.status, "done", "{run:?}");
+    let before = lakes.contents(&lakes.b()).await;
+
+    // Ranges that the first ones do not meet.
+    let run = append(&operator, from("db/later"), false).await;
+    assert_eq!(run.status, "done", "{run:?}");
+    let run = append(&operator, from("db/new"), false).await;
+    assert_eq!(
+        (run.status.as_str(), run.kind.as_str()),
+        ("failed", "refused"),
+        "{run:?}"
+    );
+    assert!(run.message.contains("--again"), "{run:?}");
+    let after = lakes.contents(&lakes.b()).await;
+    assert_eq!(after.len(), before.len() + 1);
+    assert_eq!(sum(&after).0, ROWS + 10);
 }

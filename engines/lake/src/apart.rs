@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use strait_common::ids::Epoch;
 use strait_common::key::PartitionKey;
 use strait_common::regroup::split;
@@ -61,7 +61,7 @@ impl Apart {
                 place.with_context(|| format!("partition {} of the sink", key.label()))?;
             }
             let stored = in_file(&way.rows.to_stored(&part)?, &columns)?;
-            let bytes = stored.get_array_memory_size();
+            let bytes = slice_bytes(&stored);
             let collected = self.collected.entry(key).or_default();
             collected.batches.push(stored);
             collected.bytes += bytes;
@@ -127,6 +127,16 @@ pub(crate) fn in_file(stored: &RecordBatch, in_log: &[String]) -> Result<RecordB
     let at = (0..fields.fields().len()).filter(|&at| !in_log.contains(fields.field(at).name()));
     let at: Vec<usize> = at.collect();
     stored.project(&at).or_error(Kind::Internal, "project")
+}
+
+/// What the rows use; what they share with others of their frame is not their own.
+fn slice_bytes(records: &RecordBatch) -> usize {
+    let columns = records.columns().iter();
+    let bytes = columns.map(|column| {
+        let own = column.to_data().get_slice_memory_size();
+        own.unwrap_or_else(|_| column.get_array_memory_size())
+    });
+    bytes.sum()
 }
 
 fn own(mut fresh: Fresh, key: PartitionKey) -> Fresh {

@@ -29,6 +29,10 @@ use crate::types::Mapping;
 
 /// What a Parquet file begins with.
 const MAGIC: &[u8] = b"PAR1";
+/// The longest footer that is looked at without a lease: decoded it takes some ten times as much.
+const FOOTER_BYTES_MAX: u64 = 1 << 20;
+/// The most files of a partition that travel as they are. All footers are looked at before the first byte is sent, and more of them could take longer than an engine may.
+const FILES_MAX: usize = 1000;
 
 /// How the files of a table look: its columns as they are stored, in order of name, and its divisions. Equal texts, and a file of the one table is a file of the other.
 ///
@@ -80,6 +84,12 @@ struct Footer {
 
 impl Footer {
     fn read<R: ChunkReader>(file: &R) -> Result<Footer> {
+        let bytes = footer_bytes(file).or_error(Kind::Corrupt, "it is no whole Parquet file")?;
+        if bytes > FOOTER_BYTES_MAX {
+            return Err(Error::schema(format!(
+                "its footer takes {bytes} bytes, and of a file that travels as it is at most {FOOTER_BYTES_MAX}"
+            )));
+        }
         let metadata = ArrowReaderMetadata::load(file, ArrowReaderOptions::new());
         let metadata = metadata.map_err(|error| {
             Error::new(data_kind(&error), "it is no whole Parquet file").with_source(error)
@@ -92,12 +102,23 @@ impl Footer {
     }
 }
 
+/// How long the footer is that a Parquet file says that it has, in its last eight bytes.
+fn footer_bytes<R: ChunkReader>(file: &R) -> parquet::errors::Result<u64> {
+    let end = file.len().saturating_sub(8);
+    let tail = file.get_bytes(end, 8)?;
+    let length = tail.first_chunk().copied().unwrap_or_default();
+    Ok(u32::from_le_bytes(length).into())
+}
+
 /// The files of a partition to be sent, in order of path. `None` if one of them is not as the table has it: a foreign writer's, which readers convert; or one that cannot be
 /// read, which reading it will tell.
 ///
 /// # Errors
 /// `Moved` if one is gone; `Unavailable` if the disk fails.
 pub fn offer(listing: &Listing, files: Vec<DataFile>) -> Result<Option<Offered>> {
+    if files.len() > FILES_MAX {
+        return Ok(None);
+    }
     let mut offered = Offered {
         files: Vec::with_capacity(files.len()),
         paths: Vec::with_capacity(files.len()),

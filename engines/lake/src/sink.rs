@@ -20,6 +20,7 @@ use strait_common::engine::{
 };
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
+use strait_common::regroup::can_tell_apart;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
 
@@ -569,6 +570,18 @@ fn check_fits(opened: &Opened, wanted: &Table) -> Result<Option<String>> {
         )));
     }
     let here = opened.mapping.original();
+    let vague = opened.divisions.value_columns().find(|column| {
+        let field = here.field_with_name(column);
+        field.is_ok_and(|field| !can_tell_apart(field.data_type()))
+    });
+    if let Some(column) = vague.filter(|_| otherwise.is_some()) {
+        return Err(Error::refused(format!(
+            "the source divides by ({}), the sink by ({}), and values of {column} do not tell rows apart: equal ones can have different bits. Copy into a table \
+             of another name, which is made with the source's division",
+            division_text(&wanted.divisions),
+            division_text(levels)
+        )));
+    }
     let mut lines: Vec<[String; 4]> = Vec::new();
     let mut wrong = |column: &str, source: String, sink: String, why: &str| {
         lines.push([column.to_owned(), source, sink, why.to_owned()]);

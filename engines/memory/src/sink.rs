@@ -19,7 +19,7 @@ use strait_common::engine::{
 };
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
-use strait_common::regroup::{split, value_columns};
+use strait_common::regroup::{can_tell_apart, split, value_columns};
 use strait_common::selection::Selection;
 use strait_common::{Error, Result};
 
@@ -377,7 +377,10 @@ fn otherwise<'a>(held: &'a Table, wanted: &Table) -> Result<Option<&'a [Division
     if held.divisions == wanted.divisions {
         return Ok(None);
     }
-    let sent = |column: &String| wanted.schema.index_of(column).is_ok();
+    let sent = |column: &String| {
+        let field = wanted.schema.field_with_name(column);
+        field.is_ok_and(|field| can_tell_apart(field.data_type()))
+    };
     if value_columns(&held.divisions).is_some_and(|columns| columns.iter().all(sent)) {
         return Ok(Some(&held.divisions));
     }

@@ -202,7 +202,7 @@ fn a_table_that_is_there_is_compared_with_the_wanted_one() {
         kind: strait_common::engine::DivisionKind::Value,
     });
     let prepared = now(sink.prepare(&table, &wanted, true)).unwrap();
-    assert_eq!(prepared.divided_otherwise.as_deref(), Some(""));
+    assert_eq!(prepared.divided_otherwise.as_deref(), Some("nothing"));
 }
 
 #[test]
