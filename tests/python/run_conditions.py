@@ -1,7 +1,7 @@
 """What a condition means, by another engine: random conditions are copied by the agents with --where, and DuckDB selects from the same rows.
 
 Among the values are nulls, NaN, infinities and -0.0, civil and zoned times on the days on which clocks change, and days with several of each. The table is divided by
-day, so that a partition that is wrongly left out is missed as well.
+day, so that a partition that is wrongly left out is missed as well. Then the condition of a day as DolphinDB's guide has it, run twice.
 """
 
 import datetime
@@ -88,6 +88,32 @@ def condition(rng, depth):
     return f"({condition(rng, depth - 1)}) {rng.choice(['and', 'or'])} ({condition(rng, depth - 1)})"
 
 
+def the_day_twice(checks, pair):
+    """The condition of DolphinDB's guide, as it stands there, run now and again a moment later: as its job at 22:30 and at 22:40."""
+    today = datetime.datetime.combine(datetime.datetime.now(datetime.UTC).date(), datetime.time())
+    times = [today + datetime.timedelta(milliseconds=n) for n in range(0, 4)]
+    table = pa.table(
+        {
+            "TradingDay": pa.array([today.date()] * len(times), pa.date32()),
+            "Timestamp": pa.array(times, pa.timestamp("us")),
+            "id": pa.array(range(len(times)), pa.int64()),
+        }
+    )
+    real_data.write(pair.lake_a / "db1/mt", table, ["TradingDay"])
+    asked = ["sync", "--from", "live:db1/mt", "--to", "dr:db1/mt", "--where", "Timestamp > timestamp(date(now())) and Timestamp < now()"]
+    first = pair.json(*asked)
+    checks.check("at 22:30 the day's rows are copied, but for that of midnight, of which plan warns", (first["status"], first["rows"]) == ("done", 3), first["status"])
+    checks.check("the window that loses a row is told of", any("midnight" in warning for warning in first["warnings"]), first["warnings"])
+    again = pair.json(*asked, codes=(3,))
+    told = again["failed"][0]["message"] if again["failed"] else ""
+    checks.check("at 22:40 the same is refused", again["status"] == "partial" and again["rows"] == 0, again["status"])
+    checks.check("both conditions are shown", told.count("Timestamp") >= 4 and "this run selects" in told, told)
+    checks.check("and what can be done", "--mode mirror" in told and "--again" in told, told)
+    checks.check("no row came twice", ids(pair.lake_b / "db1/mt") == [1, 2, 3])
+    healed = pair.json("sync", "--from", "live:db1/mt", "--to", "dr:db1/mt", "--mode", "mirror")
+    checks.check("a mirror brings the row of midnight", healed["status"] == "done" and ids(pair.lake_b / "db1/mt") == [0, 1, 2, 3])
+
+
 def ids(path):
     return sorted(DeltaTable(path).to_pyarrow_table(columns=["id"])["id"].to_pylist())
 
@@ -119,6 +145,8 @@ def main():
                     checks.check(f"{text}", False, f"DuckDB selects {expected}, Strait {found}")
             checks.check("DuckDB and Strait select the same rows", checks.failed == 0)
             checks.check("most conditions select some rows and not all", selected * 2 > CONDITIONS, f"{selected} of {CONDITIONS}")
+        with checks.section("the tutorial's day, twice"):
+            the_day_twice(checks, pair)
     return checks.finish()
 
 
