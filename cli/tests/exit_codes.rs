@@ -340,7 +340,8 @@ async fn already_running_is_17() {
     assert_eq!(object["error"]["run"], id.as_str(), "{object}");
 
     // The same job is not another run.
-    let (code, object) = cli.json(&copy("sync", &["--detach"])).await;
+    let same = ["--detach", "--pass-through", "never"];
+    let (code, object) = cli.json(&copy("sync", &same)).await;
     assert_eq!(
         (code, &object["attached"], &object["run"]),
         (0, &true.into(), &id.as_str().into()),
@@ -462,6 +463,8 @@ async fn the_fields_of_json_are_the_documented_ones() {
             ("to_drop", Is::Number),
             ("to_replace", Is::Number),
             ("already", Is::Number),
+            ("as_files", Is::Number),
+            ("rows_because", Is::Text),
             ("refused", Is::Number),
             ("columns", Is::List),
             ("partitions", Is::List),

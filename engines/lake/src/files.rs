@@ -102,11 +102,14 @@ impl Footer {
     }
 }
 
-/// How long the footer is that a Parquet file says that it has, in its last eight bytes.
+/// How long the footer is that a Parquet file says that it has, in its last eight bytes; 0 where those are not the end of one, as reading it will tell.
 fn footer_bytes<R: ChunkReader>(file: &R) -> parquet::errors::Result<u64> {
     let end = file.len().saturating_sub(8);
     let tail = file.get_bytes(end, 8)?;
-    let length = tail.first_chunk().copied().unwrap_or_default();
+    let length = match tail.ends_with(MAGIC) {
+        true => tail.first_chunk().copied().unwrap_or_default(),
+        false => [0; 4],
+    };
     Ok(u32::from_le_bytes(length).into())
 }
 
