@@ -32,9 +32,9 @@ from whole_partitions import WholePartitions, counts_by_log
 HERE = pathlib.Path(__file__).resolve().parent
 TABLE = "db1/mt"
 DAYS = ["2026-11-02", "2026-11-03", "2026-11-04"]
-ROWS = 1_500
+ROWS = 3_000
 # Small, so that a partition has checkpoints on its way.
-SOURCE_KEYS = {"frame_bytes_max": "16KiB", "chunk_bytes": "24KiB"}
+SOURCE_KEYS = {"frame_bytes_max": "16KiB", "chunk_bytes": "64KiB"}
 # So many steps of a way in a quick run.
 QUICK_STEPS = 5
 TROUBLES_MAX = 5
