@@ -35,6 +35,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tonic::Streaming;
 
+use crate::metrics::Metrics;
 use crate::narrow;
 use crate::session::{Action, Event, Session, answer_finish};
 use crate::tables::Attached;
@@ -84,6 +85,22 @@ pub struct Stream {
     pub engine_timeout: Duration,
     /// Whether another partition may begin.
     pub room: Room,
+    /// Where what comes is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Stream {
+    /// A call of the engine, within its time, and counted.
+    async fn engine<T>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let begun = Instant::now();
+        let done = within(self.engine_timeout, call, work).await;
+        self.metrics.waited_for(call, begun.elapsed());
+        done
+    }
 }
 
 /// How full B's disk may be.
@@ -381,13 +398,18 @@ impl Appender {
             };
             let Some(mut arrived) = arrived else { break };
             let frame = match &arrived.request {
-                Request::Frame(frame) => Some(Frame {
-                    rows: frame.rows,
-                    raw_bytes: frame.raw_bytes,
-                    compressed: frame.compression() == v1::Compression::Zstd,
-                    checksum: frame.checksum,
-                    payload: std::mem::take(&mut arrived.payload),
-                }),
+                Request::Frame(frame) => {
+                    let metrics = &self.stream.metrics;
+                    metrics.bytes_received.inc_by(frame.raw_bytes);
+                    metrics.wire_bytes_received.inc_by(frame.wire_bytes);
+                    Some(Frame {
+                        rows: frame.rows,
+                        raw_bytes: frame.raw_bytes,
+                        compressed: frame.compression() == v1::Compression::Zstd,
+                        checksum: frame.checksum,
+                        payload: std::mem::take(&mut arrived.payload),
+                    })
+                }
                 _ => None,
             };
             let action = self
@@ -474,7 +496,7 @@ impl Appender {
                         let begin = attachment.begin(&partition, disposition, from.as_deref());
                         begin.await
                     };
-                    let begun = within(self.stream.engine_timeout, "begin", begin).await;
+                    let begun = self.stream.engine("begin", begin).await;
                     match begun {
                         Ok(Begun::Writer(writer)) => {
                             self.writer = Some(writer);
@@ -482,6 +504,7 @@ impl Appender {
                         }
                         Ok(Begun::Already(receipt)) => Event::BegunAlready(receipt),
                         Err(error) => {
+                            self.stream.metrics.failed(error.kind());
                             Event::Failed(error.context(format!("partition {}", partition.key)))
                         }
                     }
@@ -494,7 +517,7 @@ impl Appender {
                     credit = true;
                     match appended {
                         Ok((rows, digest)) => Event::Appended { rows, digest },
-                        Err(error) => Event::Failed(self.named(error)),
+                        Err(error) => Event::Failed(self.failed(error)),
                     }
                 }
                 Action::AppendFile { file, last } => {
@@ -505,21 +528,18 @@ impl Appender {
                     credit = true;
                     match appended {
                         Ok((rows, digest)) => Event::Appended { rows, digest },
-                        Err(error) => Event::Failed(self.named(error)),
+                        Err(error) => Event::Failed(self.failed(error)),
                     }
                 }
                 Action::Checkpoint(mark) => {
                     self.phase.set(Phase::Checkpoint, self.session.partition());
-                    let timeout = self.stream.engine_timeout;
-                    let checkpointed = within(
-                        timeout,
-                        "checkpoint",
-                        writer(&mut self.writer)?.checkpoint(mark),
-                    )
-                    .await;
-                    match checkpointed {
-                        Ok(_) => Event::Checkpointed,
-                        Err(error) => Event::Failed(self.named(error)),
+                    let checkpoint = writer(&mut self.writer)?.checkpoint(mark);
+                    match self.stream.engine("checkpoint", checkpoint).await {
+                        Ok(_) => {
+                            self.stream.metrics.checkpoints.inc();
+                            Event::Checkpointed
+                        }
+                        Err(error) => Event::Failed(self.failed(error)),
                     }
                 }
                 Action::Finish { ordinal, receipt } => {
@@ -529,10 +549,10 @@ impl Appender {
                         .ok_or_else(|| Error::internal("a finish without a writer"))?;
                     // Before the next partition begins, so that one writer is open at a time.
                     self.phase.set(Phase::Append, Some(&receipt.key));
-                    let timeout = self.stream.engine_timeout;
-                    let held = match within(timeout, "seal", writer.seal()).await {
+                    let held = match self.stream.engine("seal", writer.seal()).await {
                         Ok(held) => held,
                         Err(error) => {
+                            self.stream.metrics.failed(error.kind());
                             drop(writer);
                             send(&self.replies, answer_finish(ordinal, &receipt, Err(error))?)
                                 .await?;
@@ -550,8 +570,10 @@ impl Appender {
                         ordinal,
                         replies: self.replies.clone(),
                         timeout: self.stream.engine_timeout,
+                        metrics: Arc::clone(&self.stream.metrics),
                     };
-                    self.finishes.spawn(finish.run());
+                    let finish = tracing::Instrument::in_current_span(finish.run());
+                    self.finishes.spawn(finish);
                     break;
                 }
             };
@@ -591,8 +613,9 @@ impl Appender {
         self.decoder = Some(decoder);
         let (digest, records) = decoded?;
         let rows = records.num_rows() as u64;
-        let timeout = self.stream.engine_timeout;
-        within(timeout, "append", writer(&mut self.writer)?.append(records)).await?;
+        let append = writer(&mut self.writer)?.append(records);
+        self.stream.engine("append", append).await?;
+        self.stream.metrics.rows_received.inc_by(rows);
         Ok((rows, digest))
     }
 
@@ -622,13 +645,15 @@ impl Appender {
                 (0, Digest::default())
             }
         };
-        let timeout = self.stream.engine_timeout;
         let append = writer(&mut self.writer)?.append_file(&file, bytes);
-        within(timeout, "append", append).await?;
+        self.stream.engine("append", append).await?;
+        self.stream.metrics.rows_received.inc_by(sums.0);
         Ok(sums)
     }
 
-    fn named(&self, error: Error) -> Error {
+    /// The partition under way has failed at this side.
+    fn failed(&self, error: Error) -> Error {
+        self.stream.metrics.failed(error.kind());
         match self.session.partition() {
             Some(key) => error.context(format!("partition {}", key.label())),
             None => error,
@@ -657,6 +682,7 @@ struct Finishing {
     ordinal: u64,
     replies: Replies,
     timeout: Duration,
+    metrics: Arc<Metrics>,
 }
 
 /// What a partition that was being published has held.
@@ -673,7 +699,13 @@ impl Finishing {
             bytes: self.held,
         };
         let finish = self.attached.finish(self.writer, self.receipt.clone());
+        let begun = Instant::now();
         let finished = within(self.timeout, "finish", finish).await;
+        self.metrics.waited_for("finish", begun.elapsed());
+        match &finished {
+            Ok(_) => _ = self.metrics.partitions_published.inc(),
+            Err(error) => self.metrics.failed(error.kind()),
+        }
         let reply = match answer_finish(self.ordinal, &self.receipt, finished) {
             Ok(reply) => reply,
             Err(error) => {

@@ -8,6 +8,7 @@
 
 pub mod copy;
 pub mod local;
+pub mod metrics;
 pub mod narrow;
 pub mod page;
 pub mod readback;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -156,7 +158,7 @@ const SOURCE_FRAME_BYTES_LEAST: u64 = 4096;
 /// Serves on `listener` until `shutdown`: a drain lets streams end, a cancel drops them; finishes always end.
 ///
 /// # Errors
-/// `Config` if memory is bounded by more than 4 TiB; `Internal` if the server fails.
+/// `Config` if memory is bounded by more than 4 TiB or `metrics_listen` cannot be listened on; `Internal` if the server fails.
 pub async fn run(
     config: &Config,
     stores: BTreeMap<String, Store>,
@@ -175,6 +177,8 @@ pub async fn run(
         shutdown.clone(),
     );
     let (streams, tables) = service.ending();
+    let _page =
+        strait_common::metrics::serve(config.metrics_listen, Arc::new(service.page())).await?;
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter
         .set_serving::<TransferServer<Service>>()

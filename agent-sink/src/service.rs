@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Response, Status, Streaming};
 
 use crate::copy::{self, PhaseCell, Room, Stream};
+use crate::metrics::{self, Metrics};
 use crate::narrow;
 use crate::page::Page;
 use crate::readback::{self, Readback};
@@ -57,6 +58,7 @@ struct Shared {
     disk_used_max: Percent,
     shutdown: Shutdown,
     streams: TaskTracker,
+    metrics: Arc<Metrics>,
 }
 
 /// What one stream holds of the sink's budget, in bytes: the window, three frames (one arriving, its decompressed bytes, its
@@ -88,7 +90,18 @@ impl Service {
             disk_used_max,
             shutdown,
             streams: TaskTracker::new(),
+            metrics: Arc::new(Metrics::new()),
         }))
+    }
+
+    /// What Prometheus reads.
+    pub(crate) fn page(&self) -> metrics::Page {
+        metrics::Page {
+            metrics: Arc::clone(&self.0.metrics),
+            stores: self.0.stores.clone(),
+            budget: self.0.budget.clone(),
+            shutdown: self.0.shutdown.clone(),
+        }
     }
 
     /// What must end before the process does: streams, then finishes.
@@ -231,6 +244,7 @@ impl Shared {
         let attached = self.tables.attach(&id, &store.sink, &claim).await?;
         let epoch = attached.attachment.epoch();
         tracing::info!(table = %id.table, run = %claim.run, %epoch, agent = %claim.agent, "attached");
+        self.metrics.attaches.inc();
         let positions = attached.attachment.positions().await?;
         let (replies, stream) = mpsc::channel(4);
         self.streams.spawn(async move {
@@ -298,10 +312,14 @@ impl Shared {
         let shutdown = self.shutdown.clone();
         let alive_interval = copy::alive_interval(open.peer_timeout_ms);
         let span = tracing::info_span!("copy", run = %run.short(), table = %id.table, %epoch);
+        let metrics = Arc::clone(&self.metrics);
         let work = async move {
             let phase = PhaseCell::new(Phase::Lease);
             let serve = async {
+                let waiting = metrics.waiting();
                 let lease = budget.lease(lease_bytes).await?;
+                drop(waiting);
+                let _open = metrics.stream();
                 let opened = v1::Opened {
                     window_frames: open.window_frames,
                     lease_bytes,
@@ -330,6 +348,7 @@ impl Shared {
                     cpu,
                     engine_timeout,
                     room,
+                    metrics: Arc::clone(&metrics),
                 };
                 copy::serve(stream, messages, &replies, phase.clone()).await
             };

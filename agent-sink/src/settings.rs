@@ -19,6 +19,9 @@ pub struct Settings {
     /// Address to listen on for source agents [default: 127.0.0.1:7402]
     #[arg(long, env = "STRAIT_SINK_LISTEN", value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Address to serve Prometheus metrics on, with /livez and /readyz, in plain HTTP [default: none]
+    #[arg(long, env = "STRAIT_SINK_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Directory for this agent's own state [default: ./strait-sink]
     #[arg(long, env = "STRAIT_SINK_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -85,6 +88,8 @@ pub struct StoreSettings {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where metrics are served.
+    pub metrics_listen: Option<SocketAddr>,
     /// This agent's own directory.
     pub state_dir: PathBuf,
     /// The bound on memory for streams, in bytes.
@@ -135,6 +140,7 @@ impl Settings {
                 .listen
                 .or(file.listen)
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7402))),
+            metrics_listen: self.metrics_listen.or(file.metrics_listen),
             state_dir: self
                 .state_dir
                 .or(file.state_dir)
@@ -177,6 +183,7 @@ impl Config {
     pub fn to_toml(&self) -> Result<String> {
         let shown = Settings {
             listen: Some(self.listen),
+            metrics_listen: self.metrics_listen,
             state_dir: Some(self.state_dir.clone()),
             memory: Some(ByteSize(self.memory_bytes)),
             cpu_threads: Some(self.cpu_threads),

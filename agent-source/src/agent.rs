@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use agent_sink::local::LocalSink;
 use strait_bundle::Bundle;
 use strait_common::budget::Budget;
-use strait_common::clock::now_ns;
+use strait_common::clock::Clock;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{Source, Store};
 use strait_common::ids::RunId;
@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::group::{self, LiveGroup};
 use crate::job;
 use crate::link::Link;
+use crate::metrics::Metrics;
 use crate::pace::Pacer;
 use crate::runner::{self, Live};
 use crate::runs::{GroupId, GroupRow, RunRow, RunStore};
@@ -43,6 +44,9 @@ pub struct Agent {
     pub answers: TaskTracker,
     /// The jobs.
     pub desk: Desk,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    clock: Clock,
     stores: BTreeMap<String, Store>,
     state_dir: StateDir,
     /// A connection that stays open: with the last one SQLite removes the files beside the store, and needs room to make them again, which what only
@@ -85,6 +89,8 @@ impl Agent {
             shutdown,
             answers: TaskTracker::new(),
             desk: Desk::default(),
+            metrics: Arc::new(Metrics::new()),
+            clock: Clock::Wall,
             stores,
             state_dir,
             live: Mutex::default(),
@@ -114,6 +120,12 @@ impl Agent {
             )?;
         }
         Ok(agent)
+    }
+
+    /// The same agent by another clock.
+    #[must_use]
+    pub fn by(self, clock: Clock) -> Agent {
+        Agent { clock, ..self }
     }
 
     /// What one stream holds of the budget, in bytes: the window, and three frames (a batch, its encoding, its compression), and what
@@ -218,7 +230,7 @@ impl Agent {
 
     /// Seconds since 1970.
     pub fn now_s(&self) -> i64 {
-        now_ns() / 1_000_000_000
+        self.clock.now_s()
     }
 
     /// Begins to drive a stored run, unless it is driven already.
@@ -286,6 +298,15 @@ impl Agent {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&id)
             .cloned()
+    }
+
+    /// The runs that are under way.
+    pub fn under_way(&self) -> Vec<Arc<Live>> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = live.values();
+        live.filter(|live| live.snapshot().row.status.is_active())
+            .cloned()
+            .collect()
     }
 
     /// Waits until every run has stopped. Cancel-safe.

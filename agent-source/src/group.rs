@@ -4,7 +4,7 @@
 //! begun, so that it goes on by itself after a restart. The failure of one table does not stop the others. Memory is bounded by the agent's budget, whatever is begun.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strait_common::clock::now_ns;
 use strait_common::ids::RunId;
@@ -20,6 +20,7 @@ use crate::job::Spec;
 use crate::pattern::{Pattern, is_pattern};
 use crate::plan::{self, Started};
 use crate::resume;
+use crate::runner::{Limits, Live};
 use crate::runs::{GroupId, GroupRow, Member, Request, RunRow, Status};
 
 /// Tables that a group copies at a time at most, whatever is asked for.
@@ -34,7 +35,16 @@ pub struct LiveGroup {
     shutdown: Shutdown,
     /// How it is to stand once it has stopped, if somebody asked for the stop.
     asked: Mutex<Option<Status>>,
+    /// A std mutex: held for look-ups only.
+    within: Mutex<Within>,
     over: CancellationToken,
+}
+
+/// The limits that a group keeps to, and its runs that do.
+#[derive(Debug, Default)]
+struct Within {
+    limits: Limits,
+    runs: Vec<Arc<Live>>,
 }
 
 impl LiveGroup {
@@ -44,6 +54,7 @@ impl LiveGroup {
             id,
             shutdown,
             asked: Mutex::default(),
+            within: Mutex::default(),
             over: CancellationToken::new(),
         }
     }
@@ -58,6 +69,29 @@ impl LiveGroup {
     pub fn cancel(&self) {
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Status::Cancelled);
         self.shutdown.cancel();
+    }
+
+    /// Goes on within these limits: the runs that are under way, and those that begin later.
+    pub fn limit(&self, limits: Limits) {
+        let mut within = self.within();
+        within.limits = limits;
+        within.runs.iter().for_each(|run| run.limit(limits));
+    }
+
+    /// A run of it is under way.
+    fn has(&self, run: &Arc<Live>) {
+        let mut within = self.within();
+        run.limit(within.limits);
+        within.runs.push(Arc::clone(run));
+    }
+
+    /// A run of it is over.
+    fn lets_go_of(&self, run: &Arc<Live>) {
+        self.within().runs.retain(|live| !Arc::ptr_eq(live, run));
+    }
+
+    fn within(&self) -> MutexGuard<'_, Within> {
+        self.within.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nobody drives it any more.
@@ -333,8 +367,9 @@ async fn table(
 ) {
     match begin(agent, live.id, request, &mut member, again).await {
         Ok(Some(run)) => {
+            live.has(&run);
             tokio::select! {
-                () = run.over() => return,
+                () = run.over() => return live.lets_go_of(&run),
                 () = live.shutdown.draining() => {}
             }
             // The agent's own stop reaches the run by itself, and it goes on at the next start.
@@ -354,6 +389,7 @@ async fn table(
                 () = run.over() => {}
                 () = cancelled => {}
             }
+            live.lets_go_of(&run);
         }
         Ok(None) => {}
         Err(error) if agent.shutdown.is_draining() => {
@@ -376,7 +412,7 @@ async fn begin(
     request: Request,
     member: &mut Member,
     again: bool,
-) -> Result<Option<Arc<crate::runner::Live>>> {
+) -> Result<Option<Arc<Live>>> {
     let (store, id) = (agent.open_store()?, member.run);
     let known = agent.cpu.run(move || store.run(id)).await?;
     if let Some(row) = known {
@@ -405,7 +441,8 @@ async fn begin(
     };
     let row = match plan::start(agent, asked).await? {
         Started::New(row) | Started::Attached(row) => row,
-        Started::Owned(_, why) => return Err(Error::refused(why)),
+        // It may be a run of the job's own, of the night before: it comes to its end, and then this one can begin.
+        Started::Owned(_, why) => return Err(Error::new(Kind::Fenced, why)),
     };
     if row.id != member.run {
         member.run = row.id;
@@ -424,7 +461,7 @@ async fn write(agent: &Agent, id: GroupId, member: &Member) -> Result<()> {
 
 /// Whether a retry can help a table that could not be begun.
 pub fn is_temporary(kind: Option<Kind>) -> bool {
-    matches!(kind, Some(Kind::Unavailable | Kind::Full))
+    matches!(kind, Some(Kind::Unavailable | Kind::Full | Kind::Fenced))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod files;
 pub mod group;
 pub mod job;
 pub mod link;
+pub mod metrics;
 pub mod overlap;
 pub mod pace;
 pub mod pattern;
@@ -123,10 +124,11 @@ fn start(arguments: Arguments) -> Result<()> {
 /// runs of an earlier start go on by themselves.
 ///
 /// # Errors
-/// `Unavailable` if the run store cannot be read; `Internal` if the server fails.
+/// `Config` if `metrics_listen` cannot be listened on; `Unavailable` if the run store cannot be read; `Internal` if the server fails.
 pub async fn run(agent: Arc<Agent>, listener: TcpListener) -> Result<()> {
     let address = listener.local_addr().or_error(Kind::Internal, "listener")?;
     let config: &Config = &agent.config;
+    let _page = strait_common::metrics::serve(config.metrics_listen, Arc::clone(&agent)).await?;
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter
         .set_serving::<ControlServer<Operators>>()

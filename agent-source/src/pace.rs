@@ -6,6 +6,7 @@
 
 mod queue;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -91,7 +92,7 @@ impl Pacer {
         Share(Arc::new(ShareInner {
             pacer: self.clone(),
             id,
-            limited: self.0.limited || own.is_some(),
+            limited: AtomicBool::new(self.0.limited || own.is_some()),
         }))
     }
 }
@@ -117,7 +118,8 @@ pub struct Share(Arc<ShareInner>);
 struct ShareInner {
     pacer: Pacer,
     id: ShareId,
-    limited: bool,
+    /// By the whole or by its own.
+    limited: AtomicBool,
 }
 
 impl Drop for ShareInner {
@@ -127,10 +129,20 @@ impl Drop for ShareInner {
 }
 
 impl Share {
+    /// Another limit of its own from now on, or none. Whoever waits, waits by it.
+    pub fn limit(&self, bytes_per_second: Option<u64>) {
+        let shared = &self.0.pacer.0;
+        let own = limit(bytes_per_second, shared.frame_bytes_max);
+        let limited = shared.limited || own.is_some();
+        shared.queue().limit(self.0.id, own, shared.began.elapsed());
+        self.0.limited.store(limited, Ordering::Relaxed);
+        shared.changed.notify_waiters();
+    }
+
     /// Waits until so many bytes may be sent. Cancel-safe: whoever is dropped leaves the queue. The turn of one that is not polled is granted all the
     /// same, so it holds up nobody.
     pub async fn admit(&self, bytes: u64) {
-        if !self.0.limited || bytes == 0 {
+        if !self.0.limited.load(Ordering::Relaxed) || bytes == 0 {
             return;
         }
         let shared = &self.0.pacer.0;

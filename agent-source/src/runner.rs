@@ -4,7 +4,8 @@
 //! breaks, the next attempt begins at the ledger again. What to do next is decided in [`run`](mod@crate::run); this
 //! module waits, calls, counts retries, and keeps the figures that operators watch.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub struct Live {
     /// Its share of the agent's bandwidth, over all its attempts.
     bandwidth: Share,
     began: Instant,
+    /// When something last became durable at the sink, in milliseconds since it began.
+    progressed_ms: AtomicU64,
     /// What the source has was found whole.
     checked: AtomicBool,
     /// The sink has said in this attempt that it stops.
@@ -99,7 +102,64 @@ pub struct Snapshot {
     pub current: Vec<String>,
 }
 
+/// Limits of a run that can change while it goes on. What is not said stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The most that its frames take on the wire, in bytes a second.
+    pub bandwidth_max: Option<u64>,
+    /// Its streams, within the agent's bound.
+    pub streams: Option<u32>,
+}
+
 impl Live {
+    /// A run that nobody drives yet.
+    fn new(run: Run, row: RunRow, bandwidth: Share, shutdown: Shutdown) -> Live {
+        Live {
+            bandwidth,
+            run: Arc::new(Mutex::new(run)),
+            state: Mutex::new(LiveState {
+                row,
+                phase: "waiting",
+                message: String::new(),
+            }),
+            changed: Notify::new(),
+            shutdown,
+            began: Instant::now(),
+            progressed_ms: AtomicU64::new(0),
+            checked: AtomicBool::new(false),
+            sink_drains: AtomicBool::new(false),
+            asked: Mutex::default(),
+            over: CancellationToken::new(),
+        }
+    }
+
+    /// Goes on within other limits: bandwidth from now on; streams as partitions come to their end.
+    pub fn limit(&self, limits: Limits) {
+        let mut state = self.state();
+        let row = &mut state.row;
+        let before = (row.bandwidth_max, row.streams);
+        row.bandwidth_max = limits.bandwidth_max.or(row.bandwidth_max);
+        row.streams = limits.streams.unwrap_or(row.streams);
+        if before == (row.bandwidth_max, row.streams) {
+            return;
+        }
+        tracing::info!(run = %row.id.short(), bandwidth_max = row.bandwidth_max, streams = row.streams, "other limits from now on");
+        self.bandwidth.limit(row.bandwidth_max);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// The streams that it may have now.
+    fn streams(&self, most: u32) -> u32 {
+        self.state().row.streams.clamp(1, most)
+    }
+
+    /// For how long nothing has become durable at the sink.
+    pub fn progress_age(&self) -> Duration {
+        let at = Duration::from_millis(self.progressed_ms.load(Ordering::Relaxed));
+        self.began.elapsed().saturating_sub(at)
+    }
+
     fn run(&self) -> MutexGuard<'_, Run> {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,22 +235,8 @@ pub fn live(agent: &Agent, row: RunRow, shutdown: Shutdown) -> Result<Live> {
         retries_max: PARTITION_RETRIES_MAX,
     };
     let run = Run::load(agent.open_store()?, row.id, backoff)?;
-    Ok(Live {
-        bandwidth: agent.pacer.share(row.bandwidth_max),
-        run: Arc::new(Mutex::new(run)),
-        state: Mutex::new(LiveState {
-            row,
-            phase: "waiting",
-            message: String::new(),
-        }),
-        changed: Notify::new(),
-        shutdown,
-        began: Instant::now(),
-        checked: AtomicBool::new(false),
-        sink_drains: AtomicBool::new(false),
-        asked: Mutex::default(),
-        over: CancellationToken::new(),
-    })
+    let bandwidth = agent.pacer.share(row.bandwidth_max);
+    Ok(Live::new(run, row, bandwidth, shutdown))
 }
 
 /// Drives a run until it has ended, or the agent stops. Never fails: how it ended is in its row.
@@ -261,6 +307,7 @@ pub async fn drive(agent: Arc<Agent>, live: Arc<Live>) {
         };
         if !sink_drains {
             live.state().row.retries += 1;
+            agent.metrics.retried(error.kind());
         }
         tracing::warn!(run = %id.short(), kind = %error.kind(), %error, retry, wait_ms = wait.as_millis() as u64, "will retry");
         live.set_phase(
@@ -290,6 +337,10 @@ async fn end(agent: &Agent, live: &Live, ended: Result<Outcome>) {
     }
     if !row.status.is_active() {
         row.ended_at = agent.now_s();
+    }
+    // One that only the agent's own stop has ended goes on.
+    if !row.status.is_active() {
+        agent.metrics.run_ended(row.status.name());
     }
     match row.status {
         Status::Failed => {
@@ -438,7 +489,6 @@ async fn attempt(
         frames: agent.config.window_frames,
         frame_bytes_max: agent.config.frame_bytes_max,
     };
-    let streams = live.state().row.streams.clamp(1, agent.config.streams_max);
     let columns = table.schema.fields().len();
     let shape = files::shape(source.as_ref(), &job.spec, &selection, columns).await?;
     let attempt = Arc::new(Attempt {
@@ -462,11 +512,12 @@ async fn attempt(
         lease_wait_max: agent.config.lease_wait_max,
         engine_timeout: agent.config.engine_timeout,
         shutdown: live.shutdown.clone(),
+        metrics: Arc::clone(&agent.metrics),
         link: link.clone(),
         source: Arc::clone(&source),
         selection,
     });
-    let copied = match copy(agent, live, &attempt, streams).await {
+    let copied = match copy(agent, live, &attempt).await {
         Ok(()) => mirror::drop_extras(agent, live, &attempt).await,
         failed => failed,
     };
@@ -537,24 +588,32 @@ async fn attach(
 }
 
 /// Copies over several streams until nothing is left. The first error that is not one stream's own bad luck ends all of them.
-async fn copy(
-    agent: &Arc<Agent>,
-    live: &Arc<Live>,
-    attempt: &Arc<Attempt>,
-    streams: u32,
-) -> Result<()> {
-    let board = Arc::new(RunBoard {
-        live: Arc::clone(live),
-        cpu: agent.cpu.clone(),
-        source: Arc::clone(&attempt.source),
-        table: attempt.table.clone(),
-        selection: attempt.selection.clone(),
-    });
+async fn copy(agent: &Arc<Agent>, live: &Arc<Live>, attempt: &Arc<Attempt>) -> Result<()> {
+    let streams_max = agent.config.streams_max;
+    // Those that have begun and were not too many since.
+    let mut begun = BTreeSet::new();
+    let begin = |workers: &mut JoinSet<_>, begun: &mut BTreeSet<u32>| {
+        for number in 0..live.streams(streams_max) {
+            if !begun.insert(number) {
+                continue;
+            }
+            let board = RunBoard {
+                live: Arc::clone(live),
+                cpu: agent.cpu.clone(),
+                source: Arc::clone(&attempt.source),
+                table: attempt.table.clone(),
+                selection: attempt.selection.clone(),
+                metrics: Arc::clone(&agent.metrics),
+                number,
+                streams_max,
+            };
+            let attempt = Arc::clone(attempt);
+            let worker = async move { (number, worker(&attempt, &board).await) };
+            workers.spawn(tracing::Instrument::in_current_span(worker));
+        }
+    };
     let mut workers = JoinSet::new();
-    for _ in 0..streams {
-        let (attempt, board) = (Arc::clone(attempt), Arc::clone(&board));
-        workers.spawn(async move { worker(&attempt, &board).await });
-    }
+    begin(&mut workers, &mut begun);
     let mut flush = tokio::time::interval(FLUSH_INTERVAL);
     let mut result = Ok(());
     loop {
@@ -562,7 +621,11 @@ async fn copy(
             joined = workers.join_next() => {
                 let ended = match joined {
                     None => return result,
-                    Some(Ok(ended)) => ended,
+                    Some(Ok((number, Ok(Left::TooMany)))) => {
+                        begun.remove(&number);
+                        continue;
+                    }
+                    Some(Ok((_, ended))) => ended.map(|_| ()),
                     Some(Err(error)) if error.is_cancelled() => continue,
                     Some(Err(error)) => Err(Error::internal("a stream").with_source(error)),
                 };
@@ -575,35 +638,48 @@ async fn copy(
                     if result.is_ok() || fatal {
                         result = Err(error);
                     }
-                    board.live.changed.notify_waiters();
+                    live.changed.notify_waiters();
                 }
             }
             _ = flush.tick() => {
                 let row = live.snapshot().row;
                 live.decide(&agent.cpu, move |run| { run.flush()?; run.store().update(&row) }).await?;
+                // The run may have more streams than before.
+                if result.is_ok() {
+                    begin(&mut workers, &mut begun);
+                }
             }
         }
     }
 }
 
+/// Why a worker has left.
+enum Left {
+    /// Nothing is left for it to do.
+    Nothing,
+    /// The run may not have so many streams now.
+    TooMany,
+}
+
 /// One stream after another until nothing is left: a stream that finds no room at the sink gives this side's back and tries again.
-async fn worker(attempt: &Attempt, board: &RunBoard) -> Result<()> {
+async fn worker(attempt: &Attempt, board: &RunBoard) -> Result<Left> {
     loop {
         match stream::run(attempt, board).await? {
-            Ended::Well => return Ok(()),
+            Ended::Well if board.is_too_many() => return Ok(Left::TooMany),
+            Ended::Well => return Ok(Left::Nothing),
             Ended::Drained => {
                 board.live.sink_drains.store(true, Ordering::Relaxed);
-                return Ok(());
+                return Ok(Left::Nothing);
             }
             Ended::NoRoom => {
                 tracing::info!(run = %attempt.run.short(), "the sink has no memory for another stream yet");
                 let wait = RETRY_WAIT_FIRST.mul_f64(1.0 + jitter());
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
-                    () = attempt.shutdown.draining() => return Ok(()),
+                    () = attempt.shutdown.draining() => return Ok(Left::Nothing),
                 }
                 if board.nothing_left().await? {
-                    return Ok(());
+                    return Ok(Left::Nothing);
                 }
             }
         }

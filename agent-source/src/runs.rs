@@ -513,7 +513,7 @@ impl RunStore {
     pub fn update(&self, run: &RunRow) -> Result<()> {
         let changed = self.db.execute(
             "UPDATE runs SET status = ?2, started_at = ?3, ended_at = ?4, attempts = ?5, epoch = ?6, retries = ?7, elapsed_ms = ?8, \
-             message = ?9, kind = ?10 WHERE id = ?1",
+             message = ?9, kind = ?10, streams = ?11, bandwidth_max = ?12 WHERE id = ?1",
             params![
                 run.id.to_string(),
                 run.status.name(),
@@ -525,6 +525,8 @@ impl RunStore {
                 to_sql(run.elapsed_ms),
                 run.message,
                 run.kind.map(Kind::name),
+                run.streams,
+                run.bandwidth_max.map(to_sql),
             ],
         );
         match changed.written(&self.name)? {

@@ -22,6 +22,9 @@ pub struct Settings {
     /// Address to listen on for operators [default: 127.0.0.1:7401]
     #[arg(long, env = "STRAIT_SOURCE_LISTEN", value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Address to serve Prometheus metrics on, with /livez and /readyz, in plain HTTP [default: none]
+    #[arg(long, env = "STRAIT_SOURCE_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Directory for this agent's own state: its runs [default: ./strait-source]
     #[arg(long, env = "STRAIT_SOURCE_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -136,6 +139,8 @@ pub struct UrlSettings {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where metrics are served.
+    pub metrics_listen: Option<SocketAddr>,
     /// This agent's own directory.
     pub state_dir: PathBuf,
     /// How this agent is called in claims.
@@ -214,6 +219,7 @@ impl Settings {
                 .listen
                 .or(file.listen)
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7401))),
+            metrics_listen: self.metrics_listen.or(file.metrics_listen),
             state_dir: self
                 .state_dir
                 .or(file.state_dir)
@@ -334,6 +340,7 @@ impl Config {
         };
         let shown = Settings {
             listen: Some(self.listen),
+            metrics_listen: self.metrics_listen,
             state_dir: Some(self.state_dir.clone()),
             name: Some(self.name.clone()),
             memory: Some(ByteSize(self.memory_bytes)),

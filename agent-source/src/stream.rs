@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use strait_common::budget::{Budget, Lease};
@@ -31,6 +32,7 @@ use crate::compression::{Policy, Steps};
 use crate::files::Reading;
 use crate::job::Place;
 use crate::link::{self, Link, Window, silent};
+use crate::metrics::{Metrics, Stall};
 use crate::pace::Share;
 use crate::session::{Assignment, Event, Limits, Report, Session, Step, Want};
 
@@ -58,7 +60,7 @@ pub struct Attempt {
     /// Columns whose values go into B's type.
     pub narrow: Vec<String>,
     /// The store that is read.
-    pub source: std::sync::Arc<dyn Source>,
+    pub source: Arc<dyn Source>,
     /// The table in it.
     pub table: TableName,
     /// Which rows and columns.
@@ -93,6 +95,8 @@ pub struct Attempt {
     pub engine_timeout: Duration,
     /// The two signals.
     pub shutdown: Shutdown,
+    /// Where what streams do is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What a stream asks of its run.
@@ -121,6 +125,7 @@ pub enum Ended {
 /// # Errors
 /// What broke the stream; its partitions under way were given to [`Board::lost`].
 pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
+    let (waiting, begun) = (attempt.metrics.waiting(), Instant::now());
     let budget = attempt.budget.for_stream();
     let lease = budget.lease(attempt.stream_bytes).await?;
     let (to_wire, from_stream) = mpsc::channel(1);
@@ -153,7 +158,10 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
             }
         }
     };
-    let opened = match tokio::time::timeout(attempt.lease_wait_max, opened).await {
+    let opened = tokio::time::timeout(attempt.lease_wait_max, opened).await;
+    drop(waiting);
+    attempt.metrics.stalled(Stall::Memory, begun.elapsed());
+    let opened = match opened {
         Ok(opened) => link::named(opened, &attempt.link)?,
         Err(_) => return Ok(Ended::NoRoom),
     };
@@ -171,6 +179,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         finishes_max: attempt.finishes_max,
     };
     let steps = Steps::new(attempt.compression);
+    let _open = attempt.metrics.stream();
     let mut stream = Stream {
         session: Session::new(limits, attempt.digest_id.clone(), attempt.selection.text()),
         attempt,
@@ -272,7 +281,7 @@ impl<B: Board> Stream<'_, B> {
                 }
                 reply = next_reply(&mut self.replies) => {
                     self.heard = Instant::now();
-                    self.meter.waited(wait, self.heard - waiting);
+                    self.waited(wait, self.heard - waiting);
                     let reply = reply?;
                     if let Reply::Credit(credit) = &reply {
                         self.meter.credited(Duration::from_micros(credit.held_us));
@@ -285,7 +294,7 @@ impl<B: Board> Stream<'_, B> {
                     self.apply(Event::Reply(reply)).await?;
                 }
                 permit = to_wire.reserve(), if !self.outbox.is_empty() => {
-                    self.meter.waited(wait, waiting.elapsed());
+                    self.waited(wait, waiting.elapsed());
                     let permit = permit.map_err(|_| gone())?;
                     if let Some(request) = self.outbox.pop_front() {
                         permit.send(message(request));
@@ -439,6 +448,9 @@ impl<B: Board> Stream<'_, B> {
     /// A batch is ready; it is time to decide how the next ones are compressed, or not.
     fn count(&mut self, read: &Read) {
         self.meter.waited(Wait::Wire, read.admitting);
+        self.attempt
+            .metrics
+            .stalled(Stall::Bandwidth, read.admitting);
         let (Event::Batch(encoded), Some(Reader::Rows(_))) = (&read.event, &read.reader) else {
             // Files are not compressed again.
             return;
@@ -452,6 +464,17 @@ impl<B: Board> Stream<'_, B> {
                 tracing::debug!(?before, ?now, ?spent, "frames are compressed otherwise");
             }
         }
+    }
+
+    /// The stream has waited.
+    fn waited(&mut self, wait: Wait, time: Duration) {
+        self.meter.waited(wait, time);
+        let stall = match wait {
+            Wait::Wire => Stall::Wire,
+            Wait::Credit => Stall::Credit,
+            Wait::Other => return,
+        };
+        self.attempt.metrics.stalled(stall, time);
     }
 
     /// What the stream waits for if nothing of its own is under way.

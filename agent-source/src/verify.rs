@@ -50,6 +50,12 @@ pub async fn verify(
     }
     let send = |body| answers.send(v1::VerifyReply { body: Some(body) });
     let mut totals = v1::VerifyTotals::default();
+    let count = |totals: &mut v1::VerifyTotals, partition: &v1::VerifyPartition| {
+        if partition.result != "equal" {
+            agent.metrics.mismatched(&partition.result, 1);
+        }
+        count(totals, partition);
+    };
     let (mut seen, mut all_read) = (std::collections::HashSet::new(), true);
     let mut pages = planned.partitions().await?.chunks(PAGE);
     while let Some(page) = pages.next().await {

@@ -596,7 +596,7 @@ pub trait Sink: fmt::Debug + Send + Sync {
     async fn claim(&self, table: &TableName) -> Result<Option<Claim>>;
 
     /// The receipts in effect over all runs, in order of key, the newest of a partition last: those since it was last replaced or dropped, which together
-    /// tell what runs have put there.
+    /// tell what runs have put there. None where there is no such table.
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>>;
 
     /// What B has of the partitions that can hold a selected row ([`Selection::excludes`]), and what its ledger says of each, in order of key, without reading

@@ -19,6 +19,7 @@ pub mod frame;
 pub mod ids;
 pub mod inventory;
 pub mod key;
+pub mod metrics;
 pub mod patience;
 pub mod regroup;
 pub mod retry;

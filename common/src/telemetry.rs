@@ -55,10 +55,18 @@ pub fn init(format: LogFormat, filter: &str) -> Result<()> {
 
 /// This process's highest resident memory so far, in bytes (`VmHWM` of Linux); 0 where it cannot be told.
 pub fn peak_memory_bytes() -> u64 {
+    memory_bytes().1
+}
+
+/// This process's resident memory now and at most so far, in bytes (`VmRSS` and `VmHWM` of Linux); 0 where it cannot be told.
+pub fn memory_bytes() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line
-        .and_then(|line| line.trim().strip_suffix("kB"))
-        .and_then(|kib| kib.trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line
+            .and_then(|line| line.trim().strip_suffix("kB"))
+            .and_then(|kib| kib.trim().parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    };
+    (bytes("VmRSS:"), bytes("VmHWM:"))
 }

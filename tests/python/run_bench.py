@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from checks import Checks
 from deltalake import DeltaTable
-from strait_pair import ROOT, Pair, binary, last_json
+from strait_pair import ROOT, Pair, binary, has_rsync, last_json
 
 ROUNDS = 3
 ROWS = int(os.environ.get("STRAIT_BENCH_ROWS", "5000000"))
@@ -218,7 +218,7 @@ def main():
                 for streams in STREAMS:
                     runs[streams].append(by_agents(lake_a, streams))
                     passed[streams].append(by_agents(lake_a, streams, "auto"))
-                if shutil.which("rsync"):
+                if has_rsync():
                     rsyncs.append(by_rsync(lake_a, root / f"rsync-{number}"))
                     shutil.rmtree(root / f"rsync-{number}")
                 copies.append(by_copy(lake_a, root / f"copy-{number}"))

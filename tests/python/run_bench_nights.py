@@ -7,7 +7,6 @@ compared is measured in this one run; what is printed beside seconds is memory a
 
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ import pyarrow as pa
 import real_data
 from checks import Checks
 from deltalake import DeltaTable
-from strait_pair import Pair
+from strait_pair import Pair, has_rsync
 
 PARTITIONS = 1000
 ROWS = int(os.environ.get("STRAIT_BENCH_NIGHT_ROWS", "1000"))
@@ -94,7 +93,7 @@ def night(checks, ways, title):
 
 def main():
     checks = Checks()
-    if shutil.which("rsync") is None:
+    if not has_rsync():
         checks.skip("rsync is not there")
     with Pair() as pair:
         with checks.section(f"{PARTITIONS} partitions of {ROWS} rows", needed=True):

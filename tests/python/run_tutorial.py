@@ -23,7 +23,7 @@ from deltalake import DeltaTable
 import real_data
 from checks import Checks
 from lake_compare import compare
-from strait_pair import Pair, binary
+from strait_pair import Pair, binary, has_rsync
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs/tutorial.md"
 PLACES = r"/(backup-week|backup-columns|backup|disk|increment|receipts\.jsonl)\b"
@@ -55,12 +55,6 @@ def commands():
         elif match := re.match(r"(\d)\. ", line):
             step = int(match[1])
     return found
-
-
-def has_rsync():
-    if shutil.which("rsync") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run("apt-get -qq update && apt-get -qq install -y rsync", shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return shutil.which("rsync") is not None
 
 
 class Shell:
@@ -151,32 +145,41 @@ def carried_by_rsync(checks, shell):
     checks.check("B is what the bundle is", compare(shell.place("backup") / "db1/mt", shell.pair.lake_b / "db1/carried").equal)
 
 
+def killed_on_the_way(pair, command, source, target, agents, path, rng):
+    """One run whose agents are killed up to three times while it is on its way: how it ended, and how often they were killed."""
+    run, kills = pair.json(command, "--from", source, "--to", target, "--detach", "--streams", 1)["run"], 0
+    for _ in range(3):
+        time.sleep(rng.uniform(0, 0.5))
+        if pair.show(run).get("status") != "running":
+            break
+        for agent in agents:
+            agent.kill9()
+        kills += 1
+        sealed = list((path / "_bundle").glob("*.jsonl")) if command == "backup" else []
+        # Dying between the manifest and the answer is no harm.
+        print(f"  kill -9 in {command}, {rows(path) if (path / '_delta_log').exists() else 0} rows visible, {len(sealed)} manifests")
+        for agent in agents:
+            agent.start()
+    return pair.wait(run), kills
+
+
 def killed(checks, pair, shell, rng):
     """kill -9 of the agents in the middle of a backup and of a restore; a manifest is there only at the end."""
-    bundle = shell.place("killed")
-    ways = [
-        ("backup", ("live:db1/mt", f"file://{bundle}"), [pair.source], bundle / "db1/mt"),
-        ("restore", (f"file://{bundle}:db1/mt", "dr:db1/killed"), [pair.source, pair.sink], pair.lake_b / "db1/killed"),
-    ]
-    for command, (source, target), agents, path in ways:
-        answer = pair.json(command, "--from", source, "--to", target, "--detach", "--streams", 1)
-        run, kills = answer["run"], 0
-        for _ in range(3):
-            time.sleep(rng.uniform(0.05, 0.6))
-            if pair.show(run).get("status") != "running":
+
+    def check(command, source, target, agents, path):
+        """A run may be over before it is hit: up to 20 runs, each to a place of its own, until one was killed."""
+        for attempt in range(20):
+            ended, kills = killed_on_the_way(pair, command, source, target(attempt), agents, path(attempt), rng)
+            if kills > 0 or ended["status"] != "done":
                 break
-            for agent in agents:
-                agent.kill9()
-            kills += 1
-            sealed = list((path / "_bundle").glob("*.jsonl")) if command == "backup" else []
-            # Dying between the manifest and the answer is no harm.
-            print(f"  kill -9 in {command}, {rows(path) if (path / '_delta_log').exists() else 0} rows visible, {len(sealed)} manifests")
-            for agent in agents:
-                agent.start()
-        ended = pair.wait(run)
         checks.check(f"a {command} that was killed {kills} times ends done", ended["status"] == "done" and kills > 0, ended["status"])
-        checks.check(f"the {command} has lost and doubled nothing", compare(pair.lake_a / "db1/mt", path).equal)
-    code, _, err = pair.strait("bundle", "verify", bundle)
+        checks.check(f"the {command} has lost and doubled nothing", compare(pair.lake_a / "db1/mt", path(attempt)).equal)
+        return attempt
+
+    bundle = lambda attempt: shell.place(f"killed-{attempt}")
+    whole = bundle(check("backup", "live:db1/mt", lambda n: f"file://{bundle(n)}", [pair.source], lambda n: bundle(n) / "db1/mt"))
+    check("restore", f"file://{whole}:db1/mt", lambda n: f"dr:db1/killed-{n}", [pair.source, pair.sink], lambda n: pair.lake_b / f"db1/killed-{n}")
+    code, _, err = pair.strait("bundle", "verify", whole)
     checks.check("the bundle of the killed backup is whole", code == 0, err[-300:])
 
 

@@ -44,6 +44,13 @@ def binary():
     return path.resolve()
 
 
+def has_rsync():
+    """Whether rsync is there, or could be installed."""
+    if shutil.which("rsync") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run("apt-get -qq update && apt-get -qq install -y rsync", shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return shutil.which("rsync") is not None
+
+
 def free_port(taken=()):
     candidates = random.sample(PORTS, 200)
     for port in candidates:

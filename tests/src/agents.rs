@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_source::agent::Agent;
+use strait_common::clock::Clock;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::Store;
 use strait_common::shutdown::Shutdown;
@@ -33,6 +34,7 @@ pub struct SinkAgent {
 #[derive(Debug)]
 pub struct SourceAgent {
     address: SocketAddr,
+    agent: Arc<Agent>,
     running: Running,
 }
 
@@ -166,6 +168,18 @@ impl SourceAgent {
         sink_url: &str,
         configure: impl FnOnce(&mut SourceConfig),
     ) -> SourceAgent {
+        SourceAgent::start_by(Clock::Wall, store, url, state_dir, sink_url, configure).await
+    }
+
+    /// The same, by this clock.
+    pub async fn start_by(
+        clock: Clock,
+        store: Store,
+        url: &str,
+        state_dir: PathBuf,
+        sink_url: &str,
+        configure: impl FnOnce(&mut SourceConfig),
+    ) -> SourceAgent {
         let settings = agent_source::settings::Settings {
             state_dir: Some(state_dir),
             name: Some("source under test".to_owned()),
@@ -189,13 +203,15 @@ impl SourceAgent {
         let stores = BTreeMap::from([("a".to_owned(), store)]);
         let shutdown = Shutdown::new();
         let agent = Agent::new(config, stores, CpuPool::new(2), state_dir, shutdown.clone());
-        let agent = Arc::new(agent.expect("an agent"));
+        let agent = Arc::new(agent.expect("an agent").by(clock));
         let listener = listen(None).await;
         let address = listener.local_addr().expect("an address");
         let mut task = JoinSet::new();
-        task.spawn(async move { agent_source::run(agent, listener).await });
+        let run = Arc::clone(&agent);
+        task.spawn(async move { agent_source::run(run, listener).await });
         SourceAgent {
             address,
+            agent,
             running: Running { shutdown, task },
         }
     }
@@ -203,6 +219,11 @@ impl SourceAgent {
     /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// What it is inside.
+    pub fn agent(&self) -> &Arc<Agent> {
+        &self.agent
     }
 
     /// An operator of it.

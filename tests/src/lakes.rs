@@ -26,7 +26,7 @@ pub const TABLE: &str = "db/ticks";
 /// The column that divides it.
 pub const DIVIDED_BY: &str = "day";
 /// 2026-01-05, in days since 1970: day 0 of every lake here.
-const FIRST_DAY: i32 = 20_458;
+pub const FIRST_DAY: i32 = 20_458;
 const BATCH_ROWS: u64 = 4096;
 
 /// Rows and digest by partition key.

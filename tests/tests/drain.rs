@@ -86,6 +86,7 @@ async fn a_partition_that_comes_after_the_soft_stop_is_left_unread() {
     let selection = Selection::resolve(&SelectionSpec::default(), &table.schema, 0).expect("all");
     let shutdown = Shutdown::new();
     let attempt = Attempt {
+        metrics: Default::default(),
         narrow: Vec::new(),
         run: RunId::from_u128(1),
         epoch: Epoch(1),

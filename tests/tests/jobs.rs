@@ -6,6 +6,11 @@ use strait_proto::v1;
 use strait_tests::agents::{Operator, SinkAgent, SourceAgent};
 use strait_tests::lakes::{self, Lakes, TABLE};
 
+#[path = "jobs/limits.rs"]
+mod limits;
+#[path = "jobs/month.rs"]
+mod month;
+
 const DAYS: u32 = 2;
 const ROWS: u64 = 50;
 /// Of four days.

@@ -105,6 +105,24 @@ impl Queue {
         id
     }
 
+    /// The share has another limit from now on, or none. What it may spend at once does not grow by that: else changing it often would be a way around.
+    pub(super) fn limit(&mut self, share: ShareId, limit: Option<Limit>, now: Duration) {
+        let Some(limit) = limit else {
+            self.shares.remove(&share);
+            return;
+        };
+        match self.shares.get_mut(&share) {
+            Some(bucket) => {
+                bucket.refill(now);
+                bucket.limit = limit;
+                bucket.level = bucket.level.min(u128::from(limit.burst_bytes) * SECOND);
+            }
+            None => {
+                self.shares.insert(share, Bucket::full(limit, now));
+            }
+        }
+    }
+
     /// The share is not used any more.
     pub(super) fn end(&mut self, share: ShareId) {
         self.shares.remove(&share);

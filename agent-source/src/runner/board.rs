@@ -1,6 +1,7 @@
 //! The run, as its streams see it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -12,6 +13,7 @@ use strait_common::selection::Selection;
 
 use super::handover::handover;
 use super::{FLUSH_INTERVAL, Live, jitter};
+use crate::metrics::Metrics;
 use crate::run::{Next, Run};
 use crate::session::{Assignment, Report};
 use crate::stream::Board;
@@ -25,9 +27,18 @@ pub(super) struct RunBoard {
     pub(super) source: Arc<dyn Source>,
     pub(super) table: TableName,
     pub(super) selection: Selection,
+    pub(super) metrics: Arc<Metrics>,
+    /// Which of the run's streams this is.
+    pub(super) number: u32,
+    pub(super) streams_max: u32,
 }
 
 impl RunBoard {
+    /// Whether the run may not have so many streams now.
+    pub(super) fn is_too_many(&self) -> bool {
+        self.number >= self.live.streams(self.streams_max)
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.live.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -38,6 +49,27 @@ impl RunBoard {
     /// `Unavailable` if the store cannot be read.
     pub(super) async fn nothing_left(&self) -> Result<bool> {
         self.live.decide(&self.cpu, |run| run.is_over()).await
+    }
+
+    fn count(&self, report: &Report, now_ms: u64) {
+        match report {
+            Report::Sent {
+                rows,
+                raw_bytes,
+                wire_bytes,
+                ..
+            } => {
+                self.metrics.rows_sent.inc_by(*rows);
+                self.metrics.bytes_sent.inc_by(*raw_bytes);
+                self.metrics.wire_bytes_sent.inc_by(*wire_bytes);
+            }
+            Report::Acked { .. } => self.live.progressed_ms.store(now_ms, Ordering::Relaxed),
+            Report::Done { .. } => {
+                self.live.progressed_ms.store(now_ms, Ordering::Relaxed);
+                self.metrics.partitions_done.inc();
+            }
+            Report::Failed { .. } | Report::Left { .. } => {}
+        }
     }
 
     /// Finds the partition that has moved as it is now, and writes it into the plan.
@@ -64,7 +96,7 @@ impl Board for RunBoard {
         loop {
             // Listened for from before the question on, so that no change is missed.
             let changed = self.live.changed.notified();
-            if self.live.shutdown.is_draining() {
+            if self.live.shutdown.is_draining() || self.is_too_many() {
                 return Ok(None);
             }
             let now_ms = self.now_ms();
@@ -106,6 +138,7 @@ impl Board for RunBoard {
     async fn report(&self, report: Report) -> Result<()> {
         let now_ms = self.now_ms();
         let settles = !matches!(report, Report::Sent { .. } | Report::Acked { .. });
+        self.count(&report, now_ms);
         let moved = match report {
             // Counting needs no disk.
             Report::Sent { .. } | Report::Acked { .. } => {
@@ -139,20 +172,16 @@ impl Board for RunBoard {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::Mutex;
-
     use strait_common::engine::Version;
     use strait_common::ids::RunId;
     use strait_common::key::PartitionKey;
     use strait_common::retry::Backoff;
     use strait_common::selection::SelectionSpec;
     use strait_common::shutdown::Shutdown;
-    use tokio::sync::Notify;
-    use tokio::time::Instant;
 
     use super::*;
     use crate::job::{Job, Order, Spec};
-    use crate::runner::LiveState;
+    use crate::pace::Pacer;
     use crate::runs::{RunRow, RunStore, Status};
 
     /// Far more than anything here takes: only what waits for ever lasts as long.
@@ -216,22 +245,15 @@ mod tests {
         let table = strait_tests::simulation::cluster::table().unwrap();
         let cluster = strait_memory::MemoryStore::new();
         RunBoard {
-            live: Arc::new(Live {
-                run: Arc::new(Mutex::new(run)),
-                state: Mutex::new(LiveState {
-                    row,
-                    phase: "copying",
-                    message: String::new(),
-                }),
-                changed: Notify::new(),
-                shutdown: Shutdown::new(),
-                bandwidth: crate::pace::Pacer::new(None, 1).share(None),
-                began: Instant::now(),
-                checked: Default::default(),
-                sink_drains: Default::default(),
-                asked: Mutex::default(),
-                over: Default::default(),
-            }),
+            live: Arc::new(Live::new(
+                run,
+                row,
+                Pacer::new(None, 1).share(None),
+                Shutdown::new(),
+            )),
+            metrics: Arc::new(Metrics::new()),
+            number: 0,
+            streams_max: 1,
             cpu: CpuPool::new(1),
             source: Arc::new(strait_memory::MemorySource::open(&cluster)),
             selection: Selection::resolve(&SelectionSpec::default(), &table.schema, 0).unwrap(),

@@ -418,6 +418,7 @@ impl Book {
         let mut acts = Vec::new();
         self.mind_the_clock(now);
         self.decide_starts(now, &mut acts);
+        self.close_window(now, &mut acts);
         if let Some(running) = self.running()
             && self.until.is_some_and(|until| now >= until)
             && !self.stopping
@@ -692,6 +693,20 @@ impl Book {
             self.put(start);
         }
         self.give_up_the_oldest(now, acts);
+    }
+
+    /// What was to be tried again, and was not before its window ended (the agent may have been down then), is told like what failed in the last try.
+    fn close_window(&mut self, now: i64, acts: &mut Vec<Act>) {
+        if self.is_open_at(now) {
+            return;
+        }
+        let tried = |start: &&Start| start.state == State::Due && start.tries > 0;
+        let tried: Vec<Start> = self.starts.values().filter(tried).cloned().collect();
+        for mut start in tried {
+            self.leave(&mut start, State::Failed, now);
+            acts.push(tell(Event::Failure, &start));
+            self.put(start);
+        }
     }
 
     /// No more is owed than can be caught up with.

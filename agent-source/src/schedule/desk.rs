@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use strait_common::{Error, Result};
@@ -14,6 +15,7 @@ use super::file::JobFile;
 use super::notify;
 use crate::agent::Agent;
 use crate::group;
+use crate::runner::Limits;
 use crate::runs::{GroupId, JobRow, Member, RunRow, Status};
 
 /// Starts of a job that are read when the agent starts.
@@ -29,6 +31,8 @@ pub struct Desk {
     jobs: Mutex<BTreeMap<String, Kept>>,
     /// Something is to be looked at sooner.
     changed: Notify,
+    /// The instant of the last look.
+    looked_at: AtomicI64,
 }
 
 /// One job.
@@ -45,6 +49,17 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// What its runs must keep to at an instant.
+    fn limits(&self, at: i64) -> Limits {
+        let zone = self.file.rules.zone;
+        let bandwidth_max = self.file.bandwidth_max.as_ref();
+        let streams = self.file.streams_max.as_ref();
+        Limits {
+            bandwidth_max: bandwidth_max.map(|limit| limit.at(zone, at).0),
+            streams: streams.map(|limit| limit.at(zone, at)),
+        }
+    }
+
     fn row(&self) -> JobRow {
         JobRow {
             name: self.file.name.clone(),
@@ -82,6 +97,11 @@ impl Desk {
     /// The jobs, for as long as nothing else happens to them.
     pub async fn jobs(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
         self.jobs.lock().await
+    }
+
+    /// The instant of the last look at the books, in seconds since 1970; what was due then has begun.
+    pub fn looked_at(&self) -> i64 {
+        self.looked_at.load(Ordering::Acquire)
     }
 
     /// Asks for a look at the books.
@@ -134,6 +154,7 @@ pub async fn load(agent: &Arc<Agent>) -> Result<()> {
             job.cursor,
             starts,
         );
+        agent.metrics.knows(&job.name);
         resumed.extend(book.resume().map(|act| (job.name.clone(), act)));
         let kept = Kept {
             text: job.file,
@@ -171,11 +192,18 @@ pub async fn keep(agent: Arc<Agent>) {
                     continue;
                 }
                 wake_at = wake_at.min(kept.book.wake_at(now));
+                let running = kept.book.running().and_then(|start| start.group);
+                if let Some(live) = running.and_then(|group| agent.live_group(group)) {
+                    live.limit(kept.limits(now));
+                    // Windows begin at full minutes.
+                    wake_at = wake_at.min(now + 60 - now.rem_euclid(60));
+                }
                 for act in acts {
                     act_on(&agent, &jobs, &name, act);
                 }
             }
         }
+        agent.desk.looked_at.store(now, Ordering::Release);
         // To the second, as schedules are.
         let wait = Duration::from_secs(u64::try_from(wake_at - now).unwrap_or(1).clamp(1, 60));
         tokio::select! {
@@ -207,13 +235,10 @@ fn act_on(agent: &Arc<Agent>, jobs: &BTreeMap<String, Kept>, name: &str, act: Ac
     match act {
         Act::Begin { at, group, nows } | Act::GoOn { at, group, nows } => {
             let mut request = kept.file.request(&nows);
-            let now = agent.now_s();
-            let zone = kept.file.rules.zone;
-            if let Some(limit) = &kept.file.bandwidth_max {
-                request.terms.bandwidth_max = Some(limit.at(zone, now).0);
-            }
-            if let Some(limit) = &kept.file.streams_max {
-                request.terms.streams = limit.at(zone, now);
+            let limits = kept.limits(agent.now_s());
+            request.terms.bandwidth_max = limits.bandwidth_max;
+            if let Some(streams) = limits.streams {
+                request.terms.streams = streams;
             }
             let (include, exclude) = (kept.file.include.clone(), kept.file.exclude.clone());
             tracing::info!(job = %name, %group, scheduled_for = at, starts = nows.len(), "job begins, or goes on");
@@ -247,6 +272,7 @@ fn act_on(agent: &Arc<Agent>, jobs: &BTreeMap<String, Kept>, name: &str, act: Ac
 
 fn tell(agent: &Arc<Agent>, kept: &Kept, told: &Told) {
     tracing::info!(job = %kept.file.name, event = told.event.name(), scheduled_for = told.at, message = %told.message, "job");
+    agent.metrics.told(&kept.file.name, told.event);
     let text = notify::text(&kept.file, told, agent.now_s());
     for target in kept
         .file
@@ -255,10 +281,14 @@ fn tell(agent: &Arc<Agent>, kept: &Kept, told: &Told) {
         .filter(|target| target.on.contains(&told.event))
     {
         let (way, text, name) = (target.way.clone(), text.clone(), kept.file.name.clone());
-        let shutdown = agent.shutdown.clone();
+        let (shutdown, metrics) = (agent.shutdown.clone(), Arc::clone(&agent.metrics));
         agent.answers.spawn(async move {
             tokio::select! {
-                () = notify::send(&name, &way, &text) => {}
+                sent = notify::send(&name, &way, &text) => {
+                    if !sent {
+                        metrics.notifications_failed.inc();
+                    }
+                }
                 () = shutdown.cancelled() => {}
             }
         });
@@ -413,6 +443,7 @@ pub async fn apply(agent: &Arc<Agent>, text: &str) -> Result<(String, Applied)> 
                 book,
             };
             jobs.insert(name.clone(), kept);
+            agent.metrics.knows(&name);
             Applied::New
         }
     };
@@ -421,6 +452,7 @@ pub async fn apply(agent: &Arc<Agent>, text: &str) -> Result<(String, Applied)> 
         if let Err(error) = agent.cpu.run(move || store.put_job(&row)).await {
             if applied == Applied::New {
                 jobs.remove(&name);
+                agent.metrics.forgets(&name);
             }
             return Err(error);
         }
@@ -458,6 +490,7 @@ pub async fn remove(agent: &Arc<Agent>, name: &str) -> Result<()> {
     let (store, stored) = (agent.open_store()?, name.to_owned());
     agent.cpu.run(move || store.remove_job(&stored)).await?;
     jobs.remove(name);
+    agent.metrics.forgets(name);
     Ok(())
 }
 

@@ -385,12 +385,16 @@ impl Raw {
 impl RawNotify {
     fn checked(self) -> Result<Notify> {
         let way = match (self.webhook, self.command) {
-            (Some(url), None) if url.starts_with("http://") => Way::Webhook(url),
             (Some(url), None) => {
-                return Err(Error::config(format!(
-                    "notify: {}: a webhook is an http:// URL; for https use a command, as in command = [\"curl\", \"--data\", \"@-\", URL]",
-                    strait_common::config::without_secrets(&url)
-                )));
+                let parsed = url::Url::parse(&url).ok();
+                let is_web = |url: &url::Url| matches!(url.scheme(), "http" | "https");
+                if !parsed.as_ref().is_some_and(is_web) {
+                    return Err(Error::config(format!(
+                        "notify: {}: a webhook is an http:// or https:// URL",
+                        strait_common::config::without_secrets(&url)
+                    )));
+                }
+                Way::Webhook(url)
             }
             (None, Some(command)) if !command.is_empty() => Way::Command(command),
             _ => {

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use strait_common::{Error, Kind, OrError, Result, config};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
 
 use super::book::Told;
 use super::file::{JobFile, Way};
@@ -19,8 +18,8 @@ const WAITS: [Duration; 3] = [
     Duration::from_secs(10),
     Duration::from_secs(60),
 ];
-/// What is read of an answer.
-const ANSWER_BYTES_MAX: usize = 4096;
+/// Redirects that are followed.
+const REDIRECTS_MAX: usize = 3;
 
 /// What is told, as JSON.
 pub fn text(job: &JobFile, told: &Told, now: i64) -> String {
@@ -37,17 +36,17 @@ pub fn text(job: &JobFile, told: &Told, now: i64) -> String {
     .to_string()
 }
 
-/// Tells, within a bound of tries; what fails is logged.
-pub async fn send(job: &str, way: &Way, text: &str) {
-    send_after(job, way, text, &WAITS).await;
+/// Tells, within a bound of tries; what fails is logged. Whether it was told.
+pub async fn send(job: &str, way: &Way, text: &str) -> bool {
+    send_after(job, way, text, &WAITS).await
 }
 
-async fn send_after(job: &str, way: &Way, text: &str, waits: &[Duration]) {
+async fn send_after(job: &str, way: &Way, text: &str, waits: &[Duration]) -> bool {
     let mut waits = waits.iter();
     loop {
         let tried = tokio::time::timeout(TRY_MAX, once(way, text)).await;
         let error = match tried {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => error,
             Err(_) => Error::unavailable(format!("no answer for {} s", TRY_MAX.as_secs())),
         };
@@ -58,7 +57,7 @@ async fn send_after(job: &str, way: &Way, text: &str, waits: &[Duration]) {
             }
             None => {
                 tracing::error!(job, %error, "a notification could not be sent");
-                return;
+                return false;
             }
         }
     }
@@ -73,44 +72,31 @@ async fn once(way: &Way, text: &str) -> Result<()> {
     }
 }
 
-/// One POST over a connection of its own, in HTTP/1.1.
+/// One POST over a connection of its own. What `https` trusts is what the machine trusts, or the file that `SSL_CERT_FILE` names.
 async fn post(url: &str, text: &str) -> Result<()> {
-    let wrong = || Error::config("it is no http:// URL");
-    let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
-    let (host, path) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, "/"),
-    };
-    if host.is_empty() || url.contains(['\r', '\n', ' ']) {
-        return Err(wrong());
+    // A URL may have a secret in it, and is named by whoever calls.
+    let failed = |error: reqwest::Error| Error::unavailable(told(&error.without_url()));
+    let client = reqwest::Client::builder()
+        .user_agent(concat!("strait/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
+        .build()
+        .map_err(failed)?;
+    let post = client
+        .post(url)
+        .header("Content-Type", "application/json")
+        .body(text.to_owned());
+    let status = post.send().await.map_err(failed)?.status();
+    match status.is_success() {
+        true => Ok(()),
+        false => Err(Error::unavailable(format!("it answered '{status}'"))),
     }
-    let address = match host.rsplit_once(':') {
-        Some((_, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host.to_owned(),
-        _ => format!("{host}:80"),
-    };
-    let mut connection = TcpStream::connect(&address)
-        .await
-        .or_error(Kind::Unavailable, "connect")?;
-    let request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
-        text.len()
-    );
-    let sent = connection.write_all(request.as_bytes()).await;
-    sent.or_error(Kind::Unavailable, "send")?;
-    let mut answer = Vec::new();
-    let mut limited = connection.take(ANSWER_BYTES_MAX as u64);
-    // Some servers close hard once they have answered; what came before counts.
-    let read = limited.read_to_end(&mut answer).await;
-    if answer.is_empty() {
-        read.or_error(Kind::Unavailable, "read the answer")?;
-    }
-    let answer = String::from_utf8_lossy(&answer);
-    let status = answer.lines().next().unwrap_or_default();
-    let code = status.split(' ').nth(1).unwrap_or_default();
-    if status.starts_with("HTTP/1.") && code.len() == 3 && code.starts_with('2') {
-        return Ok(());
-    }
-    Err(Error::unavailable(format!("it answered '{status}'")))
+}
+
+/// An error and what it comes from: the reason of a refused connection is at the end.
+fn told(error: &dyn std::error::Error) -> String {
+    let reasons = std::iter::successors(Some(error), |error| error.source());
+    let reasons: Vec<String> = reasons.map(ToString::to_string).collect();
+    reasons.join(": ")
 }
 
 /// Runs a program with the JSON on its standard input. It dies with whoever waits for it.
@@ -141,6 +127,7 @@ async fn run(command: &[String], text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     /// A server that answers each of these, and the bodies that it was sent.
@@ -163,6 +150,8 @@ mod tests {
                 connection.write_all(answer.as_bytes()).await.unwrap();
                 let (head, body) = seen.split_once("\r\n\r\n").unwrap();
                 assert!(head.starts_with("POST /hook HTTP/1.1"), "{head}");
+                let head = head.to_lowercase();
+                assert!(head.contains("content-type: application/json"), "{head}");
                 bodies.push(body.to_owned());
             }
             bodies

@@ -299,7 +299,8 @@ impl Sink for MemorySink {
 
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
         let receipts = self.process.act("read the receipts", |state| {
-            let entries = state.table(table)?.ledger.values();
+            let table = state.tables.get(table);
+            let entries = table.into_iter().flat_map(|table| table.ledger.values());
             Ok(entries
                 .flat_map(|entries| in_effect(entries))
                 .map(|entry| Ok(entry.receipt.clone()))

@@ -353,6 +353,26 @@ fn a_peer_that_is_down_is_waited_for_until_the_window_ends_and_the_next_night_go
     assert_eq!(world.take_begun(), [["11-02 22:30"]]);
 }
 
+/// Found by a month of nights: nobody was told.
+#[test]
+fn what_waits_for_a_try_when_its_window_ends_is_told_all_the_same() {
+    let rules = Rules {
+        deadline: Some("06:00".parse().unwrap()),
+        ..rules("daily at 22:30")
+    };
+    let mut world = World::new(rules, "2026-11-01 12:00");
+    world.tick(at("2026-11-01 22:30"));
+    world.ends(DOWN, "2026-11-02 05:50");
+    assert_eq!(world.told, [], "there is a try left");
+    // The agent is down for the rest of the window.
+    world.restart();
+    world.tick(at("2026-11-02 06:05"));
+    world.until("2026-11-02 06:05", "2026-11-02 22:29");
+    assert_eq!(world.told, [(Event::Failure, "11-01 22:30".to_owned())]);
+    world.until("2026-11-02 22:30", "2026-11-02 22:30");
+    assert_eq!(world.gone_on, ["11-01 22:30"], "and it is tried again");
+}
+
 #[test]
 fn a_deadline_stops_softly_and_the_next_night_goes_on_from_there() {
     let mut world = World::new(

@@ -1,10 +1,12 @@
 //! What each call does.
 
+use futures::StreamExt;
 use std::sync::Arc;
 use strait_common::Kind;
 use strait_common::engine::{
     Begun, Cursor, Disposition, Division, DivisionKind, Finished, Partition, Position,
 };
+use strait_common::ids::TableName;
 use strait_common::key::{Cell, PartitionKey};
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -642,6 +644,13 @@ pub async fn receipts_are_those_in_effect_in_order_of_key(harness: &dyn Harness)
     ensure!(
         world.receipts().await?.is_empty(),
         "an empty table has receipts"
+    );
+    let none = TableName::new("db", "none")?;
+    let receipts = world.process.store.sink.receipts(&none).await;
+    let mut receipts = receipts.at("receipts of no table")?;
+    ensure!(
+        receipts.next().await.is_none(),
+        "there is no table, and it has receipts"
     );
     let [a, b, c] = three_parts(harness)?;
     let newer = b.changed("v2", 400..404);
