@@ -189,9 +189,9 @@ class Agent:
 class Pair:
     """Both agents, lake A (store `live`) and lake B (store `lake`, sink `dr`)."""
 
-    def __init__(self, memory="256MiB", source_keys=None, sink_keys=None, through=None, pass_through=None):
+    def __init__(self, memory="256MiB", source_keys=None, sink_keys=None, through=None, pass_through=None, live=None):
         """`through` is a link between the agents: given the sink's port, it says at which URL the source finds it. `pass_through` is what every sync says of it that
-        does not say so itself."""
+        does not say so itself. `live` is the URL of another store in lake A's place."""
         self._pass_through = ["--pass-through", pass_through] if pass_through else []
         self.root = pathlib.Path(tempfile.mkdtemp(prefix="strait-test."))
         self.lake_a = self.root / "a"
@@ -207,7 +207,7 @@ class Pair:
             source_port,
             memory,
             source_keys or {},
-            {"stores.live": f"lake://{self.lake_a}", "sinks.dr": through(sink_port) if through else self.sink.url},
+            {"stores.live": live or f"lake://{self.lake_a}", "sinks.dr": through(sink_port) if through else self.sink.url},
         )
         atexit.register(self.close)
 

@@ -19,6 +19,7 @@ mod errors;
 mod login;
 mod object;
 mod options;
+mod read_only;
 pub mod samples;
 mod scheme;
 mod script;
@@ -37,3 +38,21 @@ pub use object::{Column, Object, integers_of, texts_of};
 pub use options::{Login, Options, Secret, Site, Trust, User};
 pub use source::DolphinSource;
 pub use types::{ColumnType, ORIGINAL, Type};
+
+use std::sync::Arc;
+
+use strait_common::Result;
+use strait_common::engine::Store;
+use url::Url;
+
+/// Opens the cluster that a URL names. Nothing connects yet.
+///
+/// # Errors
+/// `Config`, naming what the URL says wrong.
+pub fn open(url: &Url) -> Result<Store> {
+    let cluster = Cluster::new(Options::from_url(url)?)?;
+    Ok(Store {
+        source: Arc::new(DolphinSource::new(cluster)),
+        sink: Arc::new(read_only::ReadOnly),
+    })
+}
