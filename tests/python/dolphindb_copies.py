@@ -1,4 +1,5 @@
-"""Both agents as real processes, from the stand-in to lakes: what the vendor's client reads there beside what Python's deltalake reads here, row for row."""
+"""Both agents as real processes, between the stand-in and lakes and between two stand-ins: what the vendor's client reads there beside what Python's deltalake reads here, row for
+row."""
 
 import contextlib
 import math
@@ -11,7 +12,8 @@ import warnings
 import dolphindb.settings as keys
 import numpy as np
 import pandas as pd
-from deltalake import DeltaTable
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
 
 from strait_pair import ENDED, Pair
 
@@ -102,8 +104,8 @@ def rows_of(columns):
     return sorted(zip(*cells, strict=True), key=lambda row: row[list(COLUMNS).index("n")])
 
 
-def rows_at_server(client):
-    frame = client.run(f"select * from {TABLE}")
+def rows_at_server(client, table=TABLE):
+    frame = client.run(f"select * from {table}")
     return rows_of({name: frame[name].tolist() for name in COLUMNS})
 
 
@@ -114,21 +116,28 @@ def rows_of_lake(path):
 
 def compared(checks, sentence, client, path):
     """One check: that a lake has what the server has."""
-    given, got = rows_at_server(client), rows_of_lake(path)
+    return same(checks, sentence, rows_at_server(client), rows_of_lake(path))
+
+
+def same(checks, sentence, given, got):
+    """One check: that the same rows are at both sides."""
     saw = f"{len(given):,} rows"
     if given != got:
         lacking, beside = set(given) - set(got), set(got) - set(given)
-        saw = f"{len(given)} and {len(got)} rows; only at the server {sorted(lacking, key=repr)[:2]}, only in the lake {sorted(beside, key=repr)[:2]}"
+        saw = f"{len(given)} and {len(got)} rows; only at A {sorted(lacking, key=repr)[:2]}, only at B {sorted(beside, key=repr)[:2]}"
     return checks.check(sentence, given == got and len(given) > 0, saw)
 
 
 @contextlib.contextmanager
-def pair_of(address, **how):
-    """Agents whose source has the stand-in for its store."""
+def pair_of(address=None, to=None, **how):
+    """Agents of which the source has this stand-in for its store, or the sink that one, or both."""
     with tempfile.TemporaryDirectory(prefix="strait-dolphindb.") as directory:
         password = pathlib.Path(directory) / "password"
         password.write_text("123456\n")
-        with Pair(live=f"dolphindb://admin@{address}?password_file={password}", **how) as pair:
+        url = "dolphindb://admin@{}?password_file={}"
+        live = url.format(address, password) if address else None
+        dr = url.format(to, password) + f"&journal={directory}/journal" if to else None
+        with Pair(live=live, dr=dr, **how) as pair:
             yield pair
 
 
@@ -151,6 +160,27 @@ def copies(checks, standin, session):
         client.close()
     with checks.section("a cluster that is away or refuses"):
         refused(checks, standin)
+    with standin() as address:
+        client = session(address)
+        with pair_of(to=address) as pair:
+            with checks.section("a lake to DolphinDB"):
+                from_lake(checks, pair, client)
+        client.close()
+    with standin() as address, standin() as to:
+        client, other = session(address), session(to)
+        fill(client)
+        with pair_of(address, to) as pair:
+            with checks.section("DolphinDB to DolphinDB"):
+                to_dolphindb(checks, pair, client, other)
+        client.close()
+        other.close()
+    for role in ("source", "sink", "both"):
+        with checks.section(f"DolphinDB to DolphinDB, kill -9 of {role}"), standin() as address, standin() as to:
+            client, other = session(address), session(to)
+            fill(client)
+            killed_on_the_way(checks, address, to, client, other, role)
+            client.close()
+            other.close()
 
 
 def to_lake(checks, pair, client):
@@ -236,6 +266,12 @@ def refused(checks, standin):
         with pair_of(address) as pair:
             code, out, err = pair.strait("plan", "--from", "live:db1/nothing", "--to", "dr:db1/nothing")
             checks.check("an unknown table is named", code != 0 and "db1/nothing" in out + err, (out + err).strip()[-200:])
+    try:
+        with Pair(dr="dolphindb://127.0.0.1:1"):
+            said = "it starts"
+    except AssertionError as error:
+        said = str(error)
+    checks.check("a sink agent whose cluster has no journal does not start", "journal=" in said, said.strip()[-200:])
     code, said = 0, ""
     with pair_of("127.0.0.1:1") as pair:
         try:
@@ -244,3 +280,110 @@ def refused(checks, standin):
         except subprocess.TimeoutExpired:
             said = "no answer within 90 s"
     checks.check("a node that is away is said", code != 0 and "127.0.0.1:1" in said, said[-200:])
+
+
+def lake_ticks(day, first, count):
+    """The same rows as a lake has them."""
+    frame = ticks(day, first, count)
+    frame["day"] = pd.to_datetime(frame["day"]).dt.date
+    return pa.Table.from_pydict(
+        {
+            "day": pa.array(frame["day"], pa.date32()),
+            "sym": pa.array(frame["sym"], pa.string()),
+            "n": pa.array(frame["n"], pa.int64()),
+            "at": pa.array([None if pd.isna(at) else at.to_pydatetime() for at in frame["at"]], pa.timestamp("us")),
+            "price": pa.array(frame["price"], pa.float64(), from_pandas=True),
+            "size": pa.array([None if pd.isna(size) else int(size) for size in frame["size"]], pa.int32()),
+            "note": pa.array(frame["note"], pa.string()),
+            "buy": pa.array(frame["buy"], pa.bool_()),
+        }
+    )
+
+
+def from_lake(checks, pair, client):
+    path = pair.lake_a / "db1/mt"
+    path.parent.mkdir(parents=True)
+    for at, day in enumerate(DAYS):
+        write_deltalake(str(path), lake_ticks(day, at * ROWS_OF_A_DAY, ROWS_OF_A_DAY), partition_by=["day"], mode="append")
+    way = ("live:db1/mt", "dr:db2/mt")
+    copied = 'loadTable("dfs://db2", "mt")'
+    plan = pair.json("plan", "--from", way[0], "--to", way[1])
+    checks.check("plan says what it would make", plan["created"] == ["database db2", "table db2/mt"], plan["created"])
+    checks.check("and that a reader may see a part of a partition", plan["atomic"] is False and any("batch by batch" in rule for rule in plan["value_rules"]))
+    answer = pair.sync(*way)
+    checks.check("sync copies all days", answer["partitions_done"] == len(DAYS), answer["partitions_done"])
+    same(checks, "the vendor's client reads what the lake has", rows_of_lake(path), rows_at_server(client, copied))
+    verified = pair.json("verify", "--from", way[0], "--to", way[1])
+    checks.check("verify finds them equal", verified["equal"] == len(DAYS) and not verified["different"], verified["equal"])
+    again = pair.sync(*way)
+    checks.check("another sync copies nothing", (again["partitions_done"], again["rows_sent"]) == (0, 0), again["rows_sent"])
+    mirror = (*way, "--mode", "mirror", "--allow-drop", 1)
+    night = pair.sync(*mirror)
+    checks.check("a mirror after it neither", (night["partitions_done"], night["rows_sent"]) == (0, 0), night["rows_sent"])
+    changed = lake_ticks(DAYS[1], 500_000, 700)
+    write_deltalake(str(path), changed, mode="overwrite", predicate=f"day = '{DAYS[1]}'")
+    DeltaTable(path).delete(f"day = '{DAYS[2]}'")
+    night = pair.sync(*mirror)
+    counts = (night["partitions_done"], night["partitions_dropped"], night["rows_sent"])
+    checks.check("a mirror copies the day that differs and drops the one that is gone", counts == (1, 1, 700), counts)
+    same(checks, "and the server has that", rows_of_lake(path), rows_at_server(client, copied))
+    client.run(f"dropPartition(database('dfs://db2'), ['/{DAYS[0].replace('-', '')}'], 'mt')")
+    verified = pair.json("verify", "--from", way[0], "--to", way[1], codes=(16,))
+    checks.check("verify finds what somebody has dropped at the server", [d["rows_sink"] for d in verified["different"]] == [0], verified["different"])
+    night = pair.sync(*mirror)
+    checks.check("and a mirror brings it back", night["partitions_done"] == 1, night["partitions_done"])
+    same(checks, "as it was", rows_of_lake(path), rows_at_server(client, copied))
+    # What the server cannot hold is refused by column and row, and nothing of its partition is there.
+    empty = lake_ticks(DAYS[2], 900_000, 5).set_column(6, "note", pa.array(["a", "b", "", "d", "e"]))
+    write_deltalake(str(path), empty, mode="append")
+    answer = pair.json("sync", "--from", way[0], "--to", way[1], codes=range(256))
+    failed = " ".join(partition["message"] for partition in answer.get("failed", [])) + str(answer.get("message"))
+    checks.check("an empty text is refused by column and row", answer["status"] != "done" and "note" in failed and "row 2" in failed, failed[:300])
+    left = client.run(f"exec count(*) from {copied} where day == {DAYS[2].replace('-', '.')}")
+    checks.check("and nothing of that day is there", left == 0, left)
+
+
+def to_dolphindb(checks, pair, client, other):
+    way = ("live:db1/mt", "dr:db1/mt")
+    answer = pair.sync(*way)
+    partitions = partitions_of(client)
+    checks.check("sync copies every partition, by day and bucket", answer["partitions_done"] == partitions, answer["partitions_done"])
+    same(checks, "the vendor's client reads the same at both", rows_at_server(client), rows_at_server(other))
+    types = [list(each.run(f"schema({TABLE}).colDefs")["typeString"]) for each in (client, other)]
+    checks.check("the columns have the same types at both", types[0] == types[1], types)
+    verified = pair.json("verify", "--from", way[0], "--to", way[1])
+    checks.check("verify finds them equal", verified["equal"] == partitions and not verified["different"], verified["equal"])
+    mirror = (*way, "--mode", "mirror", "--allow-drop", 1)
+    night = pair.sync(*mirror)
+    checks.check("a mirror copies nothing", (night["partitions_done"], night["rows_sent"]) == (0, 0), night["rows_sent"])
+    insert(client, ticks(DAYS[1], 1_000_000, 1))
+    night = pair.sync(*mirror)
+    checks.check("after one row the partition of that row is copied, and no other", night["partitions_done"] == 1, night["partitions_done"])
+    same(checks, "and B has it", rows_at_server(client), rows_at_server(other))
+    bundle = pair.root / "bundle"
+    pair.json("backup", "--from", "live:db1/mt", "--to", f"file://{bundle}")
+    answer = pair.json("restore", "--from", f"file://{bundle}:db1/mt", "--to", "dr:db1/restored")
+    checks.check("a backup is restored into DolphinDB", answer["status"] == "done", answer.get("message"))
+    same(checks, "row for row", rows_at_server(client), rows_at_server(other, 'loadTable("dfs://db1", "restored")'))
+
+
+def killed_on_the_way(checks, address, to, client, other, role):
+    kills = 0
+    with pair_of(address, to, source_keys={"frame_bytes_max": "16KiB", "chunk_bytes": "64KiB"}) as pair:
+        agents = {"source": [pair.source], "sink": [pair.sink], "both": [pair.sink, pair.source]}[role]
+        run = pair.begin("live:db1/mt", "dr:db1/mt", "--bandwidth-max", "100KiB")
+        for done in (0, 2, 4, 6):
+            deadline = time.monotonic() + 120
+            while (shown := pair.show(run))["partitions_done"] < done and shown["status"] not in ENDED:
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"run {run}: {shown}")
+                time.sleep(0.02)
+            kills += shown["status"] not in ENDED
+            for agent in agents:
+                agent.kill9()
+            for agent in agents:
+                agent.start()
+        ended = pair.wait(run, timeout_s=120)
+        checks.check("the run ends by itself", ended["status"] == "done", ended.get("message"))
+        checks.check("it was killed under way", kills >= 3, kills)
+        same(checks, "nothing is lost or doubled", rows_at_server(client), rows_at_server(other))

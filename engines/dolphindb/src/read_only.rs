@@ -18,7 +18,7 @@ pub(crate) struct ReadOnly;
 fn refused(kind: Kind) -> Error {
     Error::new(
         kind,
-        "a DolphinDB cluster is a store to copy from, and cannot be copied to yet: name another store for the sink",
+        "this DolphinDB cluster is only read, because its URL names no journal: add ?journal=DIRECTORY, an absolute path that no other agent uses, to copy to it",
     )
 }
 
@@ -85,10 +85,10 @@ mod tests {
     #[tokio::test]
     async fn a_sink_agent_does_not_start_with_it() {
         let url = Url::parse("dolphindb://host:8848").unwrap();
-        let store = crate::open(&url).unwrap();
+        let store = crate::open(&url, strait_common::cpu::CpuPool::new(1)).unwrap();
         let error = store.sink.check_writable().await.unwrap_err();
         assert_eq!(error.kind(), Kind::Config);
-        assert!(error.to_string().contains("cannot be copied to"), "{error}");
+        assert!(error.to_string().contains("journal="), "{error}");
         let table = TableName::new("db1", "mt").unwrap();
         assert_eq!(
             store.sink.claim(&table).await.unwrap_err().kind(),

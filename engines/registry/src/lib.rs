@@ -10,7 +10,7 @@ pub const SCHEMES: &[(&str, &str)] = &[
     ("lake", "lake:///DIRECTORY of Delta Lake tables"),
     (
         "dolphindb",
-        "dolphindb://USER@HOST:PORT of a DolphinDB node, to copy from",
+        "dolphindb://USER@HOST:PORT of a DolphinDB node, with ?journal=DIRECTORY to copy to it",
     ),
 ];
 
@@ -28,7 +28,7 @@ pub async fn open(name: &str, url: &str, cpu: &CpuPool) -> Result<Store> {
         "lake" => strait_lake::open(&parsed, cpu.clone())
             .await
             .with_context(context),
-        "dolphindb" => strait_dolphindb::open(&parsed).with_context(context),
+        "dolphindb" => strait_dolphindb::open(&parsed, cpu.clone()).with_context(context),
         other => {
             let known: Vec<&str> = SCHEMES.iter().map(|(_, form)| *form).collect();
             Err(Error::config(format!(

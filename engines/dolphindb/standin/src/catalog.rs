@@ -117,7 +117,8 @@ fn is_of(known: &Cell, value: &Cell) -> bool {
     }
 }
 
-fn bucket(value: &Cell, buckets: u32) -> usize {
+/// The stand-in's own hash.
+pub(crate) fn bucket(value: &Cell, buckets: u32) -> usize {
     let text = format!("{value:?}");
     let hash = text.bytes().fold(5381u32, |hash, byte| {
         hash.wrapping_mul(33) ^ u32::from(byte)
@@ -174,6 +175,17 @@ pub struct Catalog {
     pub databases: BTreeMap<String, Database>,
     /// What the last chunk and the last transaction were called.
     pub counter: u64,
+    /// Requests that go on although nobody waits for their answer.
+    pub jobs: Vec<Job>,
+}
+
+/// A request that is under way.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What it is called.
+    pub id: String,
+    /// Whose it is.
+    pub session: i64,
 }
 
 impl TableState {
