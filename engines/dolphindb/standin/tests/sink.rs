@@ -181,6 +181,19 @@ async fn a_lost_request_or_answer_loses_and_doubles_nothing() {
             assert_eq!(world.standin.faults_left(), 0, "{place}");
             if request == "n = tableInsert(" {
                 assert_eq!(lives, 0, "{place}: the same attempt asks again");
+                let lost = matches!(
+                    fault,
+                    Fault::LoseBefore
+                        | Fault::LoseAfter
+                        | Fault::LoseMeanwhile(_)
+                        | Fault::Truncate(_)
+                );
+                let asked = world.standin.log();
+                let looked = asked.iter().any(|line| line.contains("getConsoleJobs"));
+                assert!(
+                    looked || !lost,
+                    "{place}: nobody asked whether the lost request still runs"
+                );
             }
             world.ensure(&parts(), &place).await;
         }
