@@ -217,11 +217,11 @@ fn no_secret_is_printed_or_told() {
     };
     let shown = told(AGENT.run(&["--print-config", "--store", &store, "--sink", &sink], &[]));
     assert!(shown.contains("dolphindb://host:8848/"), "{shown}");
-    // A start with it names the store, as one that this build does not know.
+    // A start with it names the store, and what is wrong with its URL.
     let arguments = [&start[..], &["--store", &store, "--sink", &sink]].concat();
     let error = told(AGENT.run(&arguments, &[]));
     assert!(
-        error.contains("store live (dolphindb://host:8848/): unknown scheme"),
+        error.contains("store live (dolphindb://host:8848/): a password in the URL"),
         "{error}"
     );
     // And so do the ways to write it wrong.

@@ -1,4 +1,5 @@
-"""The stand-in for a DolphinDB server is proved by the vendor's own client, and so are the rows that our client writes: read back here, type by type.
+"""The stand-in for a DolphinDB server is proved by the vendor's own client, and so are the rows that our client writes: read back here, type by type; then what the
+agents copy from it.
 
 What a stand-in cannot prove is the real server; see docs/dolphindb.md for what is open.
 """
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from checks import Checks
+from dolphindb_copies import copies
 
 STANDIN = pathlib.Path(os.environ["STRAIT_BIN"]).with_name("dolphindb-standin")
 ROWS = 10_000
@@ -200,6 +202,7 @@ def main():
                 client.run("exec count(*) from loadTable('dfs://vendor', 't') where partition(day, 2026.11.01)") == 4,
             )
             client.close()
+    copies(checks, standin, session)
     return checks.finish()
 
 

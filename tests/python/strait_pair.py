@@ -196,9 +196,9 @@ class Agent:
 class Pair:
     """Both agents, lake A (store `live`) and lake B (store `lake`, sink `dr`)."""
 
-    def __init__(self, memory="256MiB", source_keys=None, sink_keys=None, through=None, pass_through=None):
+    def __init__(self, memory="256MiB", source_keys=None, sink_keys=None, through=None, pass_through=None, live=None, dr=None):
         """`through` is a link between the agents: given the sink's port, it says at which URL the source finds it. `pass_through` is what every sync says of it that
-        does not say so itself."""
+        does not say so itself. `live` is the URL of another store in lake A's place, `dr` of one in lake B's."""
         self._pass_through = ["--pass-through", pass_through] if pass_through else []
         self.root = pathlib.Path(tempfile.mkdtemp(prefix="strait-test."))
         self.lake_a = self.root / "a"
@@ -207,14 +207,14 @@ class Pair:
         self.lake_b.mkdir()
         sink_port = free_port()
         source_port = free_port(taken={sink_port})
-        self.sink = Agent("sink", self.root, sink_port, memory, sink_keys or {}, {"stores.lake": f"lake://{self.lake_b}"})
+        self.sink = Agent("sink", self.root, sink_port, memory, sink_keys or {}, {"stores.lake": dr or f"lake://{self.lake_b}"})
         self.source = Agent(
             "source",
             self.root,
             source_port,
             memory,
             source_keys or {},
-            {"stores.live": f"lake://{self.lake_a}", "sinks.dr": through(sink_port) if through else self.sink.url},
+            {"stores.live": live or f"lake://{self.lake_a}", "sinks.dr": through(sink_port) if through else self.sink.url},
         )
         atexit.register(self.close)
 

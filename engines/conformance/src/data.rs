@@ -100,6 +100,7 @@ impl Divided {
             version: "v1".to_owned(),
             numbers,
             divided: Some(self),
+            empty_texts: true,
             day,
             symbol: symbol.map(str::to_owned),
         })
@@ -171,6 +172,7 @@ pub struct Part {
     /// Its rows: each number is one.
     pub numbers: Range<i64>,
     pub(crate) divided: Option<Divided>,
+    empty_texts: bool,
     day: Option<i32>,
     symbol: Option<String>,
 }
@@ -218,8 +220,18 @@ impl Part {
             version: "v1".to_owned(),
             numbers,
             divided: None,
+            empty_texts: true,
             day: Some(20_000),
             symbol: Some("IBM".to_owned()),
+        }
+    }
+
+    /// The same with texts without a character, or without such.
+    #[must_use]
+    pub fn with_empty_texts(self, empty_texts: bool) -> Part {
+        Part {
+            empty_texts,
+            ..self
         }
     }
 
@@ -283,7 +295,7 @@ impl Part {
         let numbers: Vec<i64> = rows.map(|row| self.numbers.start + row).collect();
         let note = |n: &i64| match n % 5 {
             0 => None,
-            1 => Some(""),
+            1 if self.empty_texts => Some(""),
             2 => Some("it's 100 %"),
             3 => Some("東京/Ωß"),
             _ => Some("plain"),

@@ -16,6 +16,7 @@
 //! The suite starts no runtime and no thread, and measures no time.
 
 use std::fmt;
+use std::ops::Range;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -23,7 +24,7 @@ use strait_common::engine::Store;
 use strait_common::ids::TableName;
 use strait_common::{Error, Kind, Result};
 
-pub use data::Divided;
+pub use data::{Divided, Part};
 pub use strait_memory::Row;
 
 pub mod cases;
@@ -49,10 +50,59 @@ pub trait Harness: Send + Sync {
         Divided::Values
     }
 
+    /// What the engine can hold, and how. Values that it says it cannot are left out of the cases.
+    fn holds(&self) -> Holds {
+        Holds::default()
+    }
+
+    /// A partition of the suite's table, with values that the engine can hold.
+    ///
+    /// # Errors
+    /// `Refused` if the key's text is too long.
+    fn part(&self, day: Option<i32>, symbol: Option<&str>, numbers: Range<i64>) -> Result<Part> {
+        let part = self.divided().part(day, symbol, numbers)?;
+        Ok(part.with_empty_texts(self.holds().empty_texts))
+    }
+
+    /// The one partition of a table without partitions, with values that the engine can hold.
+    fn whole_table(&self, numbers: Range<i64>) -> Part {
+        Part::whole_table(numbers).with_empty_texts(self.holds().empty_texts)
+    }
+
     /// Whether the killer tries every pair of steps, one in each of two lives, rather than one second step per first: for engines
     /// whose lives take microseconds.
     fn every_pair(&self) -> bool {
         false
+    }
+}
+
+/// What an engine can hold. All of it, unless it says otherwise: each of these is a promise that its documentation takes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Holds {
+    /// Texts without a character, apart from null.
+    pub empty_texts: bool,
+    /// The longest text, in bytes.
+    pub text_bytes_max: usize,
+    /// Partitions whose rows have no value in a column of the division.
+    pub null_keys: bool,
+    /// Whether a text can be a partition's value; all that the suite asks for can.
+    pub key: fn(&str) -> bool,
+    /// Whether rows of another division are told apart by the table's own.
+    pub told_apart: bool,
+    /// Whether a partition that is replaced is old or new for a reader at every moment; else it may be empty meanwhile.
+    pub replaced_in_one_act: bool,
+}
+
+impl Default for Holds {
+    fn default() -> Holds {
+        Holds {
+            empty_texts: true,
+            text_bytes_max: usize::MAX,
+            null_keys: true,
+            key: |_| true,
+            told_apart: true,
+            replaced_in_one_act: true,
+        }
     }
 }
 

@@ -155,6 +155,15 @@ impl Cluster {
         next != here
     }
 
+    /// Another site is asked from now on.
+    pub(crate) fn avoid(&self, cause: &Cause) {
+        let preferred = self.state().preferred;
+        let site = self.0.options.sites.get(preferred).cloned();
+        if let Some(site) = site {
+            self.prefer_other(&site, cause);
+        }
+    }
+
     /// Whether a request that only reads is worth another try, which it is once for each site.
     fn next(&self, lease: &Lease, failure: &Failure) -> Option<Next> {
         match failure {

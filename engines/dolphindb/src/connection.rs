@@ -123,6 +123,11 @@ impl Connection {
         &self.site
     }
 
+    /// What the server calls this session.
+    pub fn session(&self) -> &str {
+        &self.session
+    }
+
     /// Whether it can be asked again.
     pub fn is_in_step(&self) -> bool {
         !self.out_of_step && !self.incoming.has_more()

@@ -16,6 +16,8 @@ const PASSWORD_ENV: &str = "STRAIT_DOLPHINDB_PASSWORD";
 const PORT: u16 = 8848;
 /// How many sites a URL may name.
 const SITES_MAX: usize = 64;
+/// What one append may take: the server's cache, which by default takes 200 MB, has to hold it.
+const BATCH_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=128 << 20;
 /// What a password file may hold.
 const PASSWORD_BYTES_MAX: u64 = 4096;
 
@@ -108,6 +110,10 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// What one answer, or one block of it, may take in memory.
     pub answer_bytes_max: u64,
+    /// Where a sink keeps what the server cannot; without it the cluster is only read.
+    pub journal: Option<PathBuf>,
+    /// About how much one append takes in memory.
+    pub batch_bytes: u64,
 }
 
 impl Options {
@@ -126,6 +132,8 @@ impl Options {
             answer_timeout: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(60),
             answer_bytes_max: 64 << 20,
+            journal: None,
+            batch_bytes: crate::sink::BATCH_BYTES,
         }
     }
 
@@ -210,11 +218,25 @@ impl Words {
             "connect_timeout" => options.connect_timeout = value.parse::<config::Span>()?.0,
             "answer_timeout" => options.answer_timeout = value.parse::<config::Span>()?.0,
             "idle_timeout" => options.idle_timeout = value.parse::<config::Span>()?.0,
+            "journal" => {
+                let path = PathBuf::from(value);
+                if !path.is_absolute() {
+                    return Err(wrong(value, "an absolute path"));
+                }
+                options.journal = Some(path);
+            }
+            "batch_max" => {
+                let bytes = value.parse::<config::ByteSize>()?.0;
+                if !BATCH_BYTES.contains(&bytes) {
+                    return Err(wrong(value, "between 1MiB and 128MiB"));
+                }
+                options.batch_bytes = bytes;
+            }
             "answer_max" => options.answer_bytes_max = value.parse::<config::ByteSize>()?.0,
             _ => {
                 return Err(Error::config(
                     "there is none of that name; there are site, login, tls, ca, fingerprint, password_file, password_env, compress, \
-                     connect_timeout, answer_timeout, idle_timeout and answer_max",
+                     connect_timeout, answer_timeout, idle_timeout, answer_max, journal and batch_max",
                 ));
             }
         }

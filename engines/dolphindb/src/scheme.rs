@@ -37,6 +37,45 @@ pub(crate) struct Level {
     pub(crate) division: Division,
     pub(crate) entries: Vec<Entry>,
     by_directory: HashMap<String, usize>,
+    /// The type of its column, and that of the scheme's values, where it has some.
+    column: Type,
+    scheme: Option<Type>,
+    /// Whether the scheme lists values, be they coarser than the column's.
+    by_value: bool,
+}
+
+/// Where a partition is at the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The conditions that select it and nothing else.
+    pub(crate) conditions: Vec<String>,
+    /// Its directory within the database: `/20261101/Key3`; empty for a table without partitions.
+    pub(crate) path: String,
+    /// The column, bucket and number of buckets of each level by a hash.
+    pub(crate) buckets: Vec<(String, u32, u32)>,
+}
+
+/// What a level's scheme lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Addition {
+    /// A value, as a literal, and the level's number.
+    Value(String, usize),
+    /// The edges of ranges after the last one.
+    Range(String, String, usize),
+}
+
+impl Addition {
+    /// The statement that adds it to this database, which is in quotes.
+    pub(crate) fn script(&self, database: &str) -> String {
+        match self {
+            Addition::Value(value, level) => {
+                format!("addValuePartitions(database({database}), [{value}], {level})")
+            }
+            Addition::Range(from, to, level) => {
+                format!("addRangePartitions(database({database}), [{from}, {to}], {level})")
+            }
+        }
+    }
 }
 
 /// What `schema(table)` says of the division.
@@ -92,6 +131,11 @@ fn level(name: &str, kind: i64, scheme: Object, schema: &Schema) -> Result<Level
     let field = schema.field_with_name(name);
     let field = field.map_err(|_| Error::corrupt("it is no column of the table"))?;
     let column = ColumnType::of(field)?.item;
+    let values = match &scheme {
+        Object::Vector(values) => Some(values.kind.item),
+        _ => None,
+    };
+    let lists_values = kind == 1;
     let (kind, entries) = match kind {
         1 => by_value(column, &scheme.into_vector()?)?,
         2 => by_range(column, &scheme.into_vector()?)?,
@@ -139,6 +183,9 @@ fn level(name: &str, kind: i64, scheme: Object, schema: &Schema) -> Result<Level
         },
         entries,
         by_directory,
+        column,
+        scheme: values,
+        by_value: lists_values,
     })
 }
 
@@ -365,6 +412,144 @@ pub(crate) fn conditions(key: &PartitionKey, levels: &[Level]) -> Result<Vec<Str
             Ok(format!("partition({name}, {})", entry.word))
         });
     conditions.collect()
+}
+
+/// Where this partition is; none if the scheme has no such partition (yet).
+///
+/// # Errors
+/// `Refused` if no partition of the table can have such a key.
+pub(crate) fn place(key: &PartitionKey, levels: &[Level]) -> Result<Option<Place>> {
+    if key.parts().len() != levels.len() {
+        return Err(Error::refused(format!(
+            "{} is no partition of this table",
+            key.label()
+        )));
+    }
+    let mut place = Place {
+        conditions: Vec::new(),
+        path: String::new(),
+        buckets: Vec::new(),
+    };
+    for ((column, cell), level) in key.parts().iter().zip(levels) {
+        let Some(entry) = level.entries.iter().find(|entry| entry.cell == *cell) else {
+            return Ok(None);
+        };
+        let name = script::name(column)
+            .ok_or_else(|| Error::refused(format!("column {column} has no name in a script")))?;
+        place
+            .conditions
+            .push(format!("partition({name}, {})", entry.word));
+        place.path.push('/');
+        place.path.push_str(&entry.directory);
+        if let Cell::Bucket { index, count } = cell {
+            place.buckets.push((name, *index, *count));
+        }
+    }
+    Ok(Some(place))
+}
+
+/// What the scheme lacks for a partition of this key.
+///
+/// # Errors
+/// `Refused`, naming column and value, if it cannot be added, or if no directory could be called so.
+pub(crate) fn missing(key: &PartitionKey, levels: &[Level]) -> Result<Vec<Addition>> {
+    let mut additions = Vec::new();
+    for (at, ((column, cell), level)) in key.parts().iter().zip(levels).enumerate() {
+        if level.entries.iter().any(|entry| entry.cell == *cell) {
+            continue;
+        }
+        let refused = |why: &str| {
+            Err(Error::refused(format!(
+                "partition {}: column {column}: {why}",
+                key.label()
+            )))
+        };
+        match cell {
+            Cell::Null => {
+                return refused("DolphinDB has no partition for rows without a value");
+            }
+            Cell::Value(value) => {
+                if let Value::String(text) = value
+                    && !can_be_directory(text)
+                {
+                    return refused(
+                        "a text that is empty, or has white space or a slash in it, is no name of a partition there",
+                    );
+                }
+                let Some(word) = script::literal(value, level.scheme.unwrap_or(level.column))
+                else {
+                    return refused("its value has no literal in a script");
+                };
+                additions.push(Addition::Value(word, at));
+            }
+            Cell::Range {
+                from: Some(from),
+                to: Some(to),
+            } => match added_range(level, from, to, at) {
+                Some(addition) => additions.push(addition),
+                None => {
+                    return refused(
+                        "the table's ranges are others; one can only be added where the last one ends",
+                    );
+                }
+            },
+            Cell::Range { .. } => return refused("a range without an end is none of DolphinDB's"),
+            Cell::Bucket { .. } => return refused("the table has no such bucket"),
+        }
+    }
+    Ok(additions)
+}
+
+/// Whether a partition's directory can be called by this value.
+fn can_be_directory(text: &str) -> bool {
+    !text.is_empty()
+        && !matches!(text, "." | "..")
+        && !text
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || c == '/')
+}
+
+/// A range that begins where the last one ends, or the coarser value that has these ends.
+fn added_range(level: &Level, from: &Value, to: &Value, at: usize) -> Option<Addition> {
+    let scheme = level.scheme?;
+    if level.by_value {
+        let value = coarser(from, scheme)?;
+        let ends = bound(&value, scheme, level.column).ok()?;
+        return (ends == (from.clone(), to.clone()))
+            .then(|| script::literal(&value, scheme))?
+            .map(|word| Addition::Value(word, at));
+    }
+    if !is_own(scheme, level.column) {
+        return None;
+    }
+    match &level.entries.last()?.cell {
+        Cell::Range { to: Some(end), .. } if end == from => Some(Addition::Range(
+            script::literal(from, scheme)?,
+            script::literal(to, scheme)?,
+            at,
+        )),
+        _ => None,
+    }
+}
+
+/// The day or month that begins with this value.
+fn coarser(from: &Value, scheme: Type) -> Option<Value> {
+    use chrono::Datelike;
+    let days = match from {
+        Value::Date(days) => *days,
+        Value::Timestamp { ns, zoned: false } => i32::try_from(ns.div_euclid(NS_PER_DAY)).ok()?,
+        _ => return None,
+    };
+    match scheme {
+        Type::Date => Some(Value::Date(days)),
+        Type::Month => {
+            let date = strait_common::value::date_of(days)?;
+            Some(Value::Int(
+                i128::from(date.year()) * 12 + i128::from(date.month0()),
+            ))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strait_common::engine::{
-    Batch, Cursor, Origin, Partition, ReadLimits, Source, Stream, Table, Version,
+    Batch, Cursor, Division, Origin, Partition, ReadLimits, Source, Stream, Table, Version,
 };
 use strait_common::ids::TableName;
 use strait_common::key::PartitionKey;
@@ -23,7 +23,7 @@ use strait_common::{Context, Error, Kind, OrError, Result};
 
 use crate::blocks::{BLOCK_ROWS_MIN, Blocks};
 use crate::cluster::Cluster;
-use crate::object::{integers_of, texts_of};
+use crate::object::{Column, Object, integers_of, texts_of};
 use crate::scheme::{self, Level};
 use crate::script;
 use crate::types::{ColumnType, Type};
@@ -48,9 +48,18 @@ impl fmt::Debug for DolphinSource {
 }
 
 /// A table and how it is divided.
-struct Described {
-    schema: SchemaRef,
-    levels: Vec<Level>,
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) schema: SchemaRef,
+    pub(crate) levels: Vec<Level>,
+}
+
+impl Described {
+    /// How it is divided, as the engine contract has it.
+    pub(crate) fn divisions(&self) -> Vec<Division> {
+        let levels = self.levels.iter();
+        levels.map(|level| level.division.clone()).collect()
+    }
 }
 
 /// What the table's rows are said to come from: its database and name, which another cluster may have too. Versions are of chunks, whose
@@ -62,7 +71,7 @@ fn origin_of(table: &TableName) -> String {
 }
 
 /// The table as scripts write it.
-fn handle(table: &TableName) -> Result<String> {
+pub(crate) fn handle(table: &TableName) -> Result<String> {
     let quoted = |name: &str| {
         script::text(name).ok_or_else(|| {
             Error::config(format!(
@@ -84,7 +93,7 @@ impl DolphinSource {
         DolphinSource { cluster }
     }
 
-    async fn described(&self, table: &TableName) -> Result<Described> {
+    pub(crate) async fn described(&self, table: &TableName) -> Result<Described> {
         let asked = self
             .cluster
             .read(&format!("schema({})", handle(table)?))
@@ -144,18 +153,67 @@ impl DolphinSource {
         }
     }
 
-    /// Every chunk of the table that has rows: its partition, version and rows.
-    async fn chunks(
+    /// Whether all rows that are appended are kept.
+    pub(crate) async fn keeps_duplicates(&self, table: &TableName) -> Result<bool> {
+        let described = format!("schema({})", handle(table)?);
+        let described = self.cluster.read(&described).await?;
+        let text = |name: &str| -> Result<String> {
+            match described.get(name)? {
+                Some(Object::Nothing) | None => Ok(String::new()),
+                Some(found) => found.text(),
+            }
+        };
+        let keyed = matches!(text("keepDuplicates")?.as_str(), "LAST" | "FIRST");
+        let by_key = matches!(text("engineType")?.as_str(), "PKEY" | "IOTDB");
+        Ok(!keyed && !by_key)
+    }
+
+    /// How a table of these columns would be divided in a database that is there.
+    pub(crate) async fn divisions_of(
+        &self,
+        database: &str,
+        columns: &[String],
+        schema: &Schema,
+    ) -> Result<Vec<Division>> {
+        let url = script::text(&format!("dfs://{database}"))
+            .ok_or_else(|| Error::config(format!("'{database}' is no name of a database")))?;
+        let described = format!("schema(database({url}))");
+        let described = self.cluster.read(&described).await?;
+        let Object::Dictionary(mut entries) = described else {
+            return Err(Error::corrupt(
+                "the server describes a database otherwise than by a dictionary",
+            ));
+        };
+        entries.retain(|(name, _)| name != "partitionColumnName");
+        let names = Column {
+            kind: ColumnType::plain(Type::String),
+            array: Arc::new(arrow::array::StringArray::from(columns.to_vec())),
+        };
+        entries.push(("partitionColumnName".to_owned(), Object::Vector(names)));
+        let levels = scheme::levels(&Object::Dictionary(entries), schema)?;
+        Ok(levels.into_iter().map(|level| level.division).collect())
+    }
+
+    /// Every chunk of the table that has rows, or those of one partition: its partition, version and rows.
+    pub(crate) async fn chunks(
         &self,
         table: &TableName,
         levels: &[Level],
+        only: Option<&PartitionKey>,
     ) -> Result<BTreeMap<PartitionKey, Partition>> {
         let quoted = |text: &str| {
             script::text(text).ok_or_else(|| Error::config(format!("'{text}' is no name")))
         };
+        // A partition's directory narrows what the nodes look at; its own key is what counts.
+        let place = only.map(|key| scheme::place(key, levels)).transpose()?;
+        let under = match &place {
+            Some(None) => return Ok(BTreeMap::new()),
+            Some(Some(place)) => place.path.as_str(),
+            None => "",
+        };
         let asked = format!(
             "select chunkId, dfsPath, version, rowNum from pnodeRun(getTabletsMeta{{{}, {}, false, -1}})",
-            quoted(&format!("/{}/%", table.database()))?,
+            quoted(&format!("/{}{under}/%", table.database()))?,
             quoted(table.table())?
         );
         let seen = chrono::Utc::now().timestamp_nanos_opt().unwrap_or(0);
@@ -177,6 +235,9 @@ impl DolphinSource {
                 continue;
             }
             let key = scheme::key_of(path, table.database(), levels)?;
+            if only.is_some_and(|only| *only != key) {
+                continue;
+            }
             let version = version.unwrap_or(0);
             let partition = Partition {
                 key: key.clone(),
@@ -203,13 +264,25 @@ impl DolphinSource {
             .collect())
     }
 
+    /// What an open read of these columns holds beside its batch.
+    pub(crate) fn read_bytes_of(&self, schema: &Schema) -> u64 {
+        let most = self.cluster.options().answer_bytes_max;
+        let long = |field: &Arc<arrow::datatypes::Field>| width(field).is_none();
+        if schema.fields().iter().any(long) {
+            // Only the limit on an answer bounds a block of texts or lists.
+            return most;
+        }
+        // The bytes, what tells nulls, and the buffer that grows to hold them.
+        (u64::from(BLOCK_ROWS_MIN) * row_bytes(schema) * 2 + (1 << 20)).min(most)
+    }
+
     async fn ensure_unmoved(
         &self,
         table: &TableName,
         levels: &[Level],
         partition: &Partition,
     ) -> Result<()> {
-        let chunks = self.chunks(table, levels).await?;
+        let chunks = self.chunks(table, levels, Some(&partition.key)).await?;
         let now = chunks.get(&partition.key).map(|now| &now.version);
         if now == Some(&partition.version) {
             return Ok(());
@@ -228,12 +301,8 @@ impl Source for DolphinSource {
         let described = self.described(table).await?;
         Ok(Table {
             name: table.clone(),
+            divisions: described.divisions(),
             schema: described.schema,
-            divisions: described
-                .levels
-                .into_iter()
-                .map(|level| level.division)
-                .collect(),
         })
     }
 
@@ -241,6 +310,10 @@ impl Source for DolphinSource {
         let names = self.cluster.read("getClusterDFSTables()").await?.texts()?;
         let names = names.iter().filter_map(|name| {
             let (database, table) = name.strip_prefix("dfs://")?.rsplit_once('/')?;
+            // What a sink of ours keeps there is nobody's table.
+            if database == crate::epochs::DATABASE {
+                return None;
+            }
             TableName::new(database, table).ok()
         });
         let mut names: Vec<TableName> = names.collect();
@@ -254,7 +327,7 @@ impl Source for DolphinSource {
         selection: &Selection,
     ) -> Result<Stream<Partition>> {
         let described = self.described(table).await?;
-        let mut chunks = self.chunks(table, &described.levels).await?;
+        let mut chunks = self.chunks(table, &described.levels, None).await?;
         chunks.retain(|key, _| !selection.excludes(key));
         Ok(stream::iter(chunks.into_values().map(Ok)).boxed())
     }
@@ -327,14 +400,7 @@ impl Source for DolphinSource {
     }
 
     fn read_bytes(&self, table: &Table) -> u64 {
-        let most = self.cluster.options().answer_bytes_max;
-        let long = |field: &Arc<arrow::datatypes::Field>| width(field).is_none();
-        if table.schema.fields().iter().any(long) {
-            // Only the limit on an answer bounds a block of texts or lists.
-            return most;
-        }
-        // The bytes, what tells nulls, and the buffer that grows to hold them.
-        (u64::from(BLOCK_ROWS_MIN) * row_bytes(&table.schema) * 2 + (1 << 20)).min(most)
+        self.read_bytes_of(&table.schema)
     }
 }
 

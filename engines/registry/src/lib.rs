@@ -6,7 +6,13 @@ use strait_common::{Context, Error, Result, config};
 use url::Url;
 
 /// The URL schemes of the engines that are built in, with what each takes.
-pub const SCHEMES: &[(&str, &str)] = &[("lake", "lake:///DIRECTORY of Delta Lake tables")];
+pub const SCHEMES: &[(&str, &str)] = &[
+    ("lake", "lake:///DIRECTORY of Delta Lake tables"),
+    (
+        "dolphindb",
+        "dolphindb://USER@HOST:PORT of a DolphinDB node, with ?journal=DIRECTORY to copy to it",
+    ),
+];
 
 /// Opens the store that a configuration calls `name`. CPU work of the engine runs on `cpu`.
 ///
@@ -22,6 +28,7 @@ pub async fn open(name: &str, url: &str, cpu: &CpuPool) -> Result<Store> {
         "lake" => strait_lake::open(&parsed, cpu.clone())
             .await
             .with_context(context),
+        "dolphindb" => strait_dolphindb::open(&parsed, cpu.clone()).with_context(context),
         other => {
             let known: Vec<&str> = SCHEMES.iter().map(|(_, form)| *form).collect();
             Err(Error::config(format!(

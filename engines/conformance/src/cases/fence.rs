@@ -50,7 +50,7 @@ pub async fn every_act_of_an_older_attempt_is_fenced_from_another_process(
 
 async fn fenced(harness: &dyn Harness, world: &World, second: &Process) -> Check {
     let [a, b, c] = three_parts(harness)?;
-    let old_part = harness.divided().part(Some(19_999), Some("IBM"), 1..5)?;
+    let old_part = harness.part(Some(19_999), Some("IBM"), 1..5)?;
     world
         .copied(9, std::slice::from_ref(&old_part), Disposition::Append)
         .await?;

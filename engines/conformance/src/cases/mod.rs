@@ -242,11 +242,10 @@ pub(crate) fn ensure_committed(position: Option<&Position>, part: &Part, run: u1
 
 /// Three partitions of one table: two of them of one day, two of one symbol.
 pub(crate) fn three_parts(harness: &dyn Harness) -> Result<[Part; 3]> {
-    let by = harness.divided();
     Ok([
-        by.part(Some(20_000), Some("IBM"), 100..110)?,
-        by.part(Some(20_001), Some("IBM"), 200..207)?,
-        by.part(Some(20_001), Some("MSFT"), 300..305)?,
+        harness.part(Some(20_000), Some("IBM"), 100..110)?,
+        harness.part(Some(20_001), Some("IBM"), 200..207)?,
+        harness.part(Some(20_001), Some("MSFT"), 300..305)?,
     ])
 }
 

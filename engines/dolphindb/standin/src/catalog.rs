@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{cast, concat_batches, take};
 use arrow::datatypes::{Schema, SchemaRef};
+use chrono::Datelike;
 use strait_dolphindb::{Column, ColumnType, STRING_BYTES_MAX};
 
 use crate::cell::{Cell, cells};
@@ -64,7 +65,7 @@ impl Scheme {
                 }
                 cells(known.kind, &known.array)
                     .iter()
-                    .position(|known| known == value)
+                    .position(|known| is_of(known, value))
             }
             Scheme::Range(edges) => {
                 let edges = cells(edges.kind, &edges.array);
@@ -97,7 +98,27 @@ impl Scheme {
     }
 }
 
-fn bucket(value: &Cell, buckets: u32) -> usize {
+/// Whether a value is of the partition of this one, which may be coarser: a day of instants, a month of days.
+fn is_of(known: &Cell, value: &Cell) -> bool {
+    let days = match value {
+        Cell::Date(days) => Some(*days),
+        Cell::Stamp(ns) => i32::try_from(ns.div_euclid(86_400_000_000_000)).ok(),
+        _ => None,
+    };
+    match (known, days) {
+        (Cell::Date(known), Some(days)) => *known == days,
+        (Cell::Month(known), Some(days)) => {
+            let date = strait_common::value::date_of(days);
+            date.is_some_and(|date| {
+                date.year() * 12 + i32::try_from(date.month0()).unwrap_or(0) == *known
+            })
+        }
+        _ => known == value,
+    }
+}
+
+/// The stand-in's own hash.
+pub(crate) fn bucket(value: &Cell, buckets: u32) -> usize {
     let text = format!("{value:?}");
     let hash = text.bytes().fold(5381u32, |hash, byte| {
         hash.wrapping_mul(33) ^ u32::from(byte)
@@ -154,6 +175,17 @@ pub struct Catalog {
     pub databases: BTreeMap<String, Database>,
     /// What the last chunk and the last transaction were called.
     pub counter: u64,
+    /// Requests that go on although nobody waits for their answer.
+    pub jobs: Vec<Job>,
+}
+
+/// A request that is under way.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What it is called.
+    pub id: String,
+    /// Whose it is.
+    pub session: i64,
 }
 
 impl TableState {

@@ -54,6 +54,8 @@ pub(crate) enum Statement {
     Assign(String, Expression),
     /// The last one of these is the answer.
     Evaluate(Expression),
+    /// These are done if this holds.
+    If(Expression, Vec<Statement>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -271,6 +273,20 @@ impl Parser {
     }
 
     fn statement(&mut self) -> Said<Statement> {
+        if self.word("if") {
+            self.need("(")?;
+            let condition = self.expression()?;
+            self.need(")")?;
+            self.need("{")?;
+            let mut statements = Vec::new();
+            while !self.take("}") {
+                if self.take("\u{0};") {
+                    continue;
+                }
+                statements.push(self.statement()?);
+            }
+            return Ok(Statement::If(condition, statements));
+        }
         let expression = self.expression()?;
         if let Expression::Name(name) = &expression
             && self.take("=")
@@ -278,7 +294,7 @@ impl Parser {
             return Ok(Statement::Assign(name.clone(), self.expression()?));
         }
         match self.tokens.peek() {
-            None | Some(Token::Symbol("\u{0};")) => Ok(Statement::Evaluate(expression)),
+            None | Some(Token::Symbol("\u{0};" | "}")) => Ok(Statement::Evaluate(expression)),
             Some(token) => Err(unexpected(token)),
         }
     }
@@ -512,6 +528,7 @@ mod tests {
             "schema(loadTable(\"db\", \"t\")).colDefs.typeInt",
             "createPartitionedTable(database(\"dfs://x\",COMPO,[database(\"\",VALUE,p0),database(\"\",HASH,[INT,10])]), t0, `mt, `a`b)",
             "pnodeRun(getTabletsMeta{\"/db/%\", `t, false, -1})",
+            "c = 1\nif (c == 1 && c < 2) { n = f(x); m = 2 }\n[c, 0, -1]",
         ] {
             parse(script).expect(script);
         }

@@ -12,6 +12,6 @@ mod login;
 mod server;
 mod session;
 
-pub use catalog::{Catalog, Chunk, Database, Scheme, TableState};
+pub use catalog::{Catalog, Chunk, Database, Job, Scheme, TableState};
 pub use login::Offers;
 pub use server::{Fault, Settings, StandIn};

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Job};
 use crate::login::{Accounts, Logins, Offers};
 use crate::session::Session;
 
@@ -25,6 +25,8 @@ pub enum Fault {
     LoseBefore,
     /// The connection is closed after it is done, without an answer.
     LoseAfter,
+    /// The connection is closed at once, and the request goes on for so long before it is done, unless it is cancelled meanwhile.
+    LoseMeanwhile(Duration),
     /// This error is said, and nothing is done.
     Say(String),
     /// Of the answer only so many bytes are sent; then the connection is closed.
@@ -80,6 +82,12 @@ struct Shared {
     sessions: AtomicU64,
 }
 
+impl Shared {
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        lock(&self.catalog)
+    }
+}
+
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Shared")
@@ -130,10 +138,7 @@ impl StandIn {
 
     /// What it holds, to look at and to change behind everyone's back.
     pub fn catalog(&self) -> MutexGuard<'_, Catalog> {
-        self.shared
-            .catalog
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.catalog()
     }
 
     /// The next request whose text contains `matching` meets this fault.
@@ -209,6 +214,26 @@ async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(stream: S, shared: &Sha
         let mut most = usize::MAX;
         match &fault {
             Some(Fault::LoseBefore) => return,
+            Some(Fault::LoseMeanwhile(time)) => {
+                let _ = to.shutdown().await;
+                let job = format!("job-{id}-{}", shared.sessions.load(Ordering::Relaxed));
+                let running = Job {
+                    id: job.clone(),
+                    session: id.parse().unwrap_or(0),
+                };
+                shared.catalog().jobs.push(running);
+                tokio::time::sleep(*time).await;
+                let left = shared
+                    .catalog()
+                    .jobs
+                    .iter()
+                    .any(|running| running.id == job);
+                if left {
+                    answered(&mut session, &request, &id);
+                    shared.catalog().jobs.retain(|running| running.id != job);
+                }
+                return;
+            }
             Some(Fault::Slow(time)) => pause = *time,
             Some(Fault::Truncate(bytes)) => most = *bytes,
             Some(Fault::Answer(bytes)) => {

@@ -10,7 +10,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema};
 use strait_dolphindb::{Column, ColumnType, Object, Type};
 
-use crate::catalog::{Catalog, Database, Said, Scheme, TableState, schema_of};
+use crate::catalog::{Catalog, Database, Said, Scheme, TableState, bucket, schema_of};
 use crate::cell::{Cell, cells, scalar, vector};
 use crate::language::{Expression, Select, Statement, parse, parse_expression};
 use crate::login::Logins;
@@ -41,8 +41,8 @@ pub(crate) struct Session {
     pub logins: Logins,
 }
 
-const CONSTANTS: [&str; 9] = [
-    "VALUE", "RANGE", "LIST", "COMPO", "HASH", "TSDB", "OLAP", "TRANS", "CHUNK",
+const CONSTANTS: [&str; 10] = [
+    "VALUE", "RANGE", "LIST", "COMPO", "HASH", "TSDB", "OLAP", "TRANS", "CHUNK", "VAR",
 ];
 
 fn lock(catalog: &Mutex<Catalog>) -> MutexGuard<'_, Catalog> {
@@ -70,17 +70,27 @@ impl Session {
     /// # Errors
     /// What the server says.
     pub(crate) fn script(&mut self, script: &str) -> Said<Object> {
+        self.run(&parse(script)?)
+    }
+
+    fn run(&mut self, statements: &[Statement]) -> Said<Object> {
         let mut answer = Object::Nothing;
-        for statement in parse(script)? {
+        for statement in statements {
             match statement {
                 Statement::Assign(name, expression) => {
-                    let value = self.evaluate(&expression)?;
-                    self.variables.insert(name, value);
+                    let value = self.evaluate(expression)?;
+                    self.variables.insert(name.clone(), value);
                     answer = Object::Nothing;
                 }
                 Statement::Evaluate(expression) => {
-                    let value = self.evaluate(&expression)?;
+                    let value = self.evaluate(expression)?;
                     answer = self.sent(value)?;
+                }
+                Statement::If(condition, inner) => {
+                    answer = Object::Nothing;
+                    if self.cell(condition, None)?.is_true() {
+                        self.run(inner)?;
+                    }
                 }
             }
         }
@@ -136,6 +146,7 @@ impl Session {
             Expression::Name(name) => match self.variables.get(name) {
                 Some(value) => value.clone(),
                 None if CONSTANTS.contains(&name.as_str())
+                    || name == "getConsoleJobs"
                     || name.parse::<ColumnType>().is_ok() =>
                 {
                     Value::Constant(name.clone())
@@ -194,6 +205,21 @@ impl Session {
                     return Err("isNull takes one argument".into());
                 };
                 Cell::Bool(self.cell(inner, row)? == Cell::Null)
+            }
+            Expression::Call(name, arguments) if name == "hashBucket" => {
+                let [Some(value), Some(buckets)] = arguments.as_slice() else {
+                    return Err("hashBucket takes a value and a number".into());
+                };
+                let value = self.cell(value, row)?;
+                let buckets = self.cell(buckets, row)?.integer();
+                let buckets = buckets.and_then(|count| u32::try_from(count).ok());
+                let buckets = buckets
+                    .filter(|count| *count > 0)
+                    .ok_or("hashBucket of no buckets")?;
+                match value {
+                    Cell::Null => Cell::Null,
+                    value => Cell::Int(bucket(&value, buckets) as i128),
+                }
             }
             Expression::Binary(left, operator, right) if operator == "in" => {
                 let left = self.cell(left, row)?;
@@ -384,6 +410,22 @@ impl Session {
                     let table = catalog.table(&database, &name)?;
                     Value::Object(description(table)?)
                 }
+                Value::Database(url, schemes) => {
+                    // A database is described like a table of it, without columns.
+                    let names = (0..schemes.len()).map(|level| level.to_string());
+                    let divisions = names.zip(schemes).collect();
+                    let table = TableState::new(Arc::new(Schema::empty()), divisions, url);
+                    let Object::Dictionary(mut entries) = description(&table)? else {
+                        return Err("a description is a dictionary".into());
+                    };
+                    entries.retain(|(name, _)| {
+                        !matches!(
+                            name.as_str(),
+                            "colDefs" | "partitionColumnName" | "partitionColumnIndex"
+                        )
+                    });
+                    Value::Object(Object::Dictionary(entries))
+                }
                 other => match self.sent(other)? {
                     Object::Table(batch) => {
                         let table = TableState::new(batch.schema(), Vec::new(), String::new());
@@ -424,9 +466,41 @@ impl Session {
                 nothing()
             }
             "addValuePartitions" => self.add_values(&arguments)?,
+            "addRangePartitions" => self.add_ranges(&arguments)?,
+            "addColumn" => self.add_columns(&arguments)?,
+            "truncate" => {
+                let (url, name) = (self.text(&arguments, 0)?, self.text(&arguments, 1)?);
+                let mut catalog = lock(&catalog);
+                let table = catalog.table(&url, &name)?;
+                if table.chunks.values().any(|chunk| chunk.locked.is_some()) {
+                    return Err("<ChunkInTransaction>a chunk is locked. RefId:S00002".into());
+                }
+                table.chunks.clear();
+                nothing()
+            }
+            "undef" => {
+                let name = self.text(&arguments, 0)?;
+                self.variables.remove(&name);
+                nothing()
+            }
+            "cancelConsoleJob" => {
+                let job = self.text(&arguments, 0)?;
+                let mut catalog = lock(&catalog);
+                catalog.jobs.retain(|running| running.id != job);
+                nothing()
+            }
+            // A type with its scale: DECIMAL64(4).
+            _ if name.starts_with("DECIMAL") && arguments.len() == 1 => {
+                let scale = match argument(&arguments, 0)? {
+                    Value::Object(object) => object.integer().map_err(|error| error.to_string())?,
+                    other => return Err(format!("{name} of {other:?}")),
+                };
+                Value::Constant(format!("{name}({scale})"))
+            }
             "dropPartition" => self.drop_partition(&arguments)?,
             "pnodeRun" => match argument(&arguments, 0)?.clone() {
                 Value::Partial(name, held) if name == "getTabletsMeta" => self.tablets(&held)?,
+                Value::Constant(name) if name == "getConsoleJobs" => self.jobs()?,
                 other => return Err(format!("pnodeRun({other:?})")),
             },
             "print" => {
@@ -653,6 +727,122 @@ impl Session {
             }
         }
         Ok(Value::Object(Object::Nothing))
+    }
+
+    /// After the last edge, which the new ones begin with.
+    fn add_ranges(&mut self, arguments: &[Option<Value>]) -> Said<Value> {
+        let Value::Database(url, _) = argument(arguments, 0)?.clone() else {
+            return Err("addRangePartitions takes a database".into());
+        };
+        let added = match argument(arguments, 1)?.clone() {
+            Value::Object(Object::Vector(column)) => column,
+            other => return Err(format!("{other:?} are no edges")),
+        };
+        let level = match arguments.get(2) {
+            Some(Some(Value::Object(object))) => {
+                object.integer().map_err(|error| error.to_string())?
+            }
+            _ => 0,
+        };
+        let level = usize::try_from(level).unwrap_or(usize::MAX);
+        let mut catalog = lock(&self.catalog);
+        let database = catalog
+            .databases
+            .get_mut(&url)
+            .ok_or_else(|| format!("The database [{url}] does not exist."))?;
+        let grow = |scheme: &mut Scheme| -> Said<()> {
+            let Scheme::Range(known) = scheme else {
+                return Err("not a RANGE partition".into());
+            };
+            let before = cells(known.kind, &known.array);
+            if before.last() != cells(added.kind, &added.array).first() {
+                return Err("new ranges begin where the last one ends".into());
+            }
+            let array = arrow::compute::cast(&added.array, known.array.data_type())
+                .map_err(|error| error.to_string())?;
+            let new = array.slice(1, array.len() - 1);
+            known.array =
+                arrow::compute::concat(&[&known.array, &new]).map_err(|error| error.to_string())?;
+            Ok(())
+        };
+        grow(database.schemes.get_mut(level).ok_or("no such level")?)?;
+        for table in database.tables.values_mut() {
+            if let Some((_, scheme)) = table.divisions.get_mut(level) {
+                grow(scheme)?;
+            }
+        }
+        Ok(Value::Object(Object::Nothing))
+    }
+
+    /// Names and types; rows that are there are null in them.
+    fn add_columns(&mut self, arguments: &[Option<Value>]) -> Said<Value> {
+        let Value::Table(url, name) = argument(arguments, 0)?.clone() else {
+            return Err("addColumn takes a table".into());
+        };
+        let names = match argument(arguments, 1)? {
+            Value::Object(object) => object.texts().map_err(|error| error.to_string())?,
+            other => return Err(format!("{other:?} are no names")),
+        };
+        let kinds = match argument(arguments, 2)? {
+            Value::Partial(list, kinds) if list == "[]" => kinds.clone(),
+            other => vec![Some(other.clone())],
+        };
+        let mut added = Vec::new();
+        for (name, kind) in names.iter().zip(&kinds) {
+            let Some(Value::Constant(kind)) = kind else {
+                return Err(format!("{kind:?} is no type"));
+            };
+            let kind = kind
+                .parse::<ColumnType>()
+                .map_err(|error| error.to_string())?;
+            added.push(kind.field(name));
+        }
+        let mut catalog = lock(&self.catalog);
+        let table = catalog.table(&url, &name)?;
+        if let Some(there) = names
+            .iter()
+            .find(|name| table.schema.index_of(name).is_ok())
+        {
+            return Err(format!("The column [{there}] already exists."));
+        }
+        let before = table
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.as_ref().clone());
+        let schema = Arc::new(Schema::new(before.chain(added).collect::<Vec<_>>()));
+        for chunk in table.chunks.values_mut() {
+            for batch in &mut chunk.batches {
+                let mut columns = batch.columns().to_vec();
+                for field in &schema.fields()[columns.len()..] {
+                    columns.push(arrow::array::new_null_array(
+                        field.data_type(),
+                        batch.num_rows(),
+                    ));
+                }
+                *batch = RecordBatch::try_new(Arc::clone(&schema), columns)
+                    .map_err(|error| error.to_string())?;
+            }
+        }
+        table.schema = schema;
+        Ok(Value::Object(Object::Nothing))
+    }
+
+    /// What runs for whom.
+    fn jobs(&self) -> Said<Value> {
+        let catalog = lock(&self.catalog);
+        let ids: Vec<String> = catalog.jobs.iter().map(|job| job.id.clone()).collect();
+        let sessions: Vec<i64> = catalog.jobs.iter().map(|job| job.session).collect();
+        let count = ids.len();
+        let fields = vec![
+            ColumnType::plain(Type::String).field("rootJobId"),
+            ColumnType::plain(Type::Long).field("sessionId"),
+        ];
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(ids)),
+            Arc::new(Int64Array::from(sessions)),
+        ];
+        table(fields, columns, count).map(|batch| Value::Object(Object::Table(batch)))
     }
 
     /// By paths, as `/20170807/0_50`.

@@ -1,0 +1,821 @@
+//! The sink's own durable store: what the server cannot keep together with its rows.
+//!
+//! One SQLite file in a directory of the sink's. It holds the claims and epochs, rows that are staged and what covers them, what is being published, and the
+//! receipts. Every change is one transaction that looks at the epoch itself, so that a number in a process's memory is no fence.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use serde::{Deserialize, Serialize};
+use strait_common::cpu::CpuPool;
+use strait_common::digest::Digest;
+use strait_common::engine::{Claim, Cursor, Position, PositionState, Receipt, Version};
+use strait_common::ids::{Epoch, RunId, TableName};
+use strait_common::key::PartitionKey;
+use strait_common::{Error, Kind, OrError, Result};
+
+/// How long another process may hold the file.
+const BUSY: Duration = Duration::from_secs(20);
+/// The format of the file.
+const LAYOUT: i64 = 1;
+
+const SCHEMA: &str = "
+    CREATE TABLE meta (identity TEXT NOT NULL);
+    CREATE TABLE tables (name TEXT PRIMARY KEY, epoch INTEGER NOT NULL, claim TEXT, open INTEGER NOT NULL);
+    CREATE TABLE staged (
+        tbl TEXT NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL, version TEXT NOT NULL, writer TEXT NOT NULL,
+        pieces INTEGER NOT NULL, sequence INTEGER NOT NULL, cursor BLOB NOT NULL, rows INTEGER NOT NULL, digest BLOB NOT NULL,
+        PRIMARY KEY (tbl, run, key));
+    CREATE TABLE pieces (
+        writer TEXT NOT NULL, n INTEGER NOT NULL, tbl TEXT NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL,
+        rows INTEGER NOT NULL, bytes INTEGER NOT NULL, content BLOB NOT NULL, PRIMARY KEY (writer, n));
+    CREATE INDEX pieces_of ON pieces (tbl, run, key);
+    CREATE TABLE publishing (
+        tbl TEXT NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL, what TEXT NOT NULL, PRIMARY KEY (tbl, run, key));
+    CREATE TABLE ledger (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, tbl TEXT NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL, act TEXT NOT NULL,
+        receipt TEXT NOT NULL, version TEXT, whole INTEGER NOT NULL);
+    CREATE INDEX ledger_of ON ledger (tbl, key);
+    CREATE TABLE dropped (tbl TEXT NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (tbl, run, key));
+";
+
+/// The file, opened. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Journal(Arc<Inner>);
+
+struct Inner {
+    connection: Mutex<Connection>,
+    cpu: CpuPool,
+    path: PathBuf,
+    identity: String,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "journal {}", self.0.path.display())
+    }
+}
+
+/// What happens to a partition at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Act {
+    /// Rows join those that are there.
+    Append,
+    /// Rows take the place of those that are there.
+    Replace,
+    /// What is there goes.
+    Drop,
+    /// What is there was found equal: in the ledger only.
+    Confirm,
+}
+
+/// A partition that is being published, or was when its process died. Every request to the server is written down here before it is sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Publishing {
+    pub(crate) run: RunId,
+    pub(crate) key: PartitionKey,
+    pub(crate) act: Act,
+    /// None of a drop.
+    pub(crate) receipt: Option<Receipt>,
+    /// The run's columns in their order, which the digest is computed by.
+    pub(crate) columns: Vec<String>,
+    /// Whose pieces, and how many of them.
+    pub(crate) writer: String,
+    pub(crate) pieces: u64,
+    /// Whether what was there is gone, of an act that begins with that.
+    pub(crate) cleared: bool,
+    /// Rows of the partition before the first batch, and their digest where there were any.
+    pub(crate) before: u64,
+    pub(crate) before_digest: Digest,
+    /// Whether all of those were rows of receipts in effect.
+    pub(crate) whole: bool,
+    /// Rows and pieces that are at the server.
+    pub(crate) done_rows: u64,
+    pub(crate) done_pieces: u64,
+    /// Up to which piece the batch goes that is sent, or was when its answer was lost: whoever sends it again sends the same.
+    pub(crate) sent_pieces: u64,
+    /// The session that the last request was sent in.
+    pub(crate) session: String,
+    /// Why it cannot go on without a person.
+    pub(crate) trouble: Option<String>,
+}
+
+/// What a run has staged of a partition.
+#[derive(Clone, Debug)]
+pub(crate) struct Staged {
+    pub(crate) version: Version,
+    pub(crate) writer: String,
+    pub(crate) pieces: u64,
+    pub(crate) sequence: u64,
+    pub(crate) cursor: Cursor,
+    pub(crate) rows: u64,
+    pub(crate) digest: Digest,
+}
+
+/// One line of the ledger.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) run: RunId,
+    pub(crate) act: Act,
+    pub(crate) receipt: Receipt,
+    /// The version that readers see since; none where there are no rows.
+    pub(crate) version: Option<Version>,
+    /// Whether all rows of that version are those of the entries in effect.
+    pub(crate) whole: bool,
+}
+
+/// Those of a partition's entries that tell what is there: since it was last replaced or found equal.
+pub(crate) fn in_effect(entries: &[Entry]) -> &[Entry] {
+    let anew = |entry: &Entry| entry.act != Act::Append;
+    &entries[entries.iter().rposition(anew).unwrap_or(0)..]
+}
+
+/// Whether the rows of a partition of this version are those of its entries in effect and no others.
+pub(crate) fn is_intact(entries: &[Entry], version: Option<&Version>) -> bool {
+    match in_effect(entries).last() {
+        Some(last) => last.whole && last.version.as_ref() == version,
+        None => version.is_none(),
+    }
+}
+
+impl Staged {
+    /// Whether something of it is durable.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.sequence > 0 || !self.cursor.is_start()
+    }
+
+    /// As the run is told it, once something is durable.
+    pub(crate) fn position(&self, run: RunId, key: &PartitionKey) -> Position {
+        Position {
+            run,
+            key: key.clone(),
+            version: self.version.clone(),
+            sequence: self.sequence,
+            cursor: self.cursor.clone(),
+            rows: self.rows,
+            digest: self.digest,
+            state: PositionState::Staged,
+        }
+    }
+}
+
+/// Rows as they are kept.
+pub(crate) struct Piece {
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+    pub(crate) content: Vec<u8>,
+}
+
+trait Said<T> {
+    fn said(self) -> Result<T>;
+}
+
+impl<T> Said<T> for rusqlite::Result<T> {
+    fn said(self) -> Result<T> {
+        self.map_err(|error| {
+            let kind = match error.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DiskFull) => Kind::Full,
+                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+                    Kind::Corrupt
+                }
+                _ => Kind::Unavailable,
+            };
+            Error::new(kind, "the sink's journal").with_source(error)
+        })
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).or_error(Kind::Internal, "a line of the journal")
+}
+
+fn parsed<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T> {
+    serde_json::from_str(text).or_error(Kind::Corrupt, "a line of the sink's journal")
+}
+
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn count(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
+    Ok(u64::try_from(row.get::<_, i64>(at)?).unwrap_or(0))
+}
+
+impl Journal {
+    /// Opens or makes the journal of this directory.
+    ///
+    /// # Errors
+    /// `Config` if it cannot be made, or is of a newer release.
+    pub(crate) fn open(directory: &Path, cpu: CpuPool) -> Result<Journal> {
+        let path = directory.join("journal.sqlite");
+        let context = || format!("journal {}", path.display());
+        std::fs::create_dir_all(directory).or_error(Kind::Config, context())?;
+        let mut connection = Connection::open(&path).or_error(Kind::Config, context())?;
+        let mut set_up = || -> rusqlite::Result<(i64, String)> {
+            connection.busy_timeout(BUSY)?;
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            // What is acknowledged is durable, also when the power fails.
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            let all = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let layout: i64 = all.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            if layout == 0 {
+                all.execute_batch(SCHEMA)?;
+                all.execute(
+                    "INSERT INTO meta VALUES (?1)",
+                    [RunId::random().to_string()],
+                )?;
+                all.pragma_update(None, "user_version", LAYOUT)?;
+            }
+            let identity = all.query_row("SELECT identity FROM meta", [], |row| row.get(0))?;
+            all.commit()?;
+            Ok((layout, identity))
+        };
+        let (layout, identity) = set_up().or_error(Kind::Config, context())?;
+        if layout > LAYOUT {
+            return Err(Error::config(format!(
+                "{}: it has format {layout}, this release knows up to {LAYOUT}; use the newer release",
+                context()
+            )));
+        }
+        Ok(Journal(Arc::new(Inner {
+            connection: Mutex::new(connection),
+            cpu,
+            path,
+            identity,
+        })))
+    }
+
+    /// A random name that stays with the journal.
+    pub(crate) fn identity(&self) -> &str {
+        &self.0.identity
+    }
+
+    /// One act: all of `work` is durable when this returns, or nothing of it ever happened.
+    pub(crate) async fn act<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Book<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.0);
+        self.0
+            .cpu
+            .run(move || {
+                let mut connection = inner
+                    .connection
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                let behavior = TransactionBehavior::Immediate;
+                let transaction = connection.transaction_with_behavior(behavior).said()?;
+                let book = Book(transaction);
+                let done = work(&book)?;
+                book.0.commit().said()?;
+                Ok(done)
+            })
+            .await
+    }
+}
+
+/// The journal within one act.
+pub(crate) struct Book<'a>(Transaction<'a>);
+
+impl Book<'_> {
+    /// The claim on a table, with the epoch and whether it is open.
+    pub(crate) fn claim(&self, table: &TableName) -> Result<(Epoch, Option<(Claim, bool)>)> {
+        let found = self.0.query_row(
+            "SELECT epoch, claim, open FROM tables WHERE name = ?1",
+            [table.to_string()],
+            |row| {
+                Ok((
+                    count(row, 0)?,
+                    row.get::<_, Option<String>>(1)?,
+                    row.get::<_, bool>(2)?,
+                ))
+            },
+        );
+        let Some((epoch, claim, open)) = found.optional().said()? else {
+            return Ok((Epoch(0), None));
+        };
+        let claim = claim.map(|text| parsed(&text)).transpose()?;
+        Ok((Epoch(epoch), claim.map(|claim| (claim, open))))
+    }
+
+    /// Takes the claim, or takes it over, and raises the epoch. With `dry` only looks whether that may be.
+    ///
+    /// # Errors
+    /// `Refused` if another run's claim is open, or this run's has another job.
+    pub(crate) fn take_claim(&self, claim: &Claim, dry: bool) -> Result<Epoch> {
+        let table = &claim.table;
+        let (epoch, held) = self.claim(table)?;
+        let mut taken = claim.clone();
+        if let Some((held, open)) = held {
+            if held.run == claim.run {
+                if held.job != claim.job {
+                    return Err(Error::refused(format!(
+                        "run {} of table {table} has another job; start a new run for it",
+                        claim.run
+                    )));
+                }
+                taken.taken_at = held.taken_at;
+            } else if open {
+                return Err(Error::refused(format!(
+                    "run {} owns table {table}; wait for it, or abandon it",
+                    held.run
+                )));
+            }
+        }
+        let raised = Epoch(epoch.0 + 1);
+        if !dry {
+            self.0
+                .execute(
+                    "INSERT INTO tables VALUES (?1, ?2, ?3, 1) ON CONFLICT (name) DO UPDATE SET epoch = ?2, claim = ?3, open = 1",
+                    params![table.to_string(), whole(raised.0), json(&taken)?],
+                )
+                .said()?;
+        }
+        Ok(raised)
+    }
+
+    /// Raises the epoch of a table beyond another one, and closes what claim there is.
+    pub(crate) fn raise(&self, table: &TableName, least: Epoch) -> Result<Epoch> {
+        let (epoch, _) = self.claim(table)?;
+        let raised = Epoch(epoch.0.max(least.0) + 1);
+        self.0
+            .execute(
+                "INSERT INTO tables VALUES (?1, ?2, NULL, 0) ON CONFLICT (name) DO UPDATE SET epoch = ?2, claim = NULL, open = 0",
+                params![table.to_string(), whole(raised.0)],
+            )
+            .said()?;
+        Ok(raised)
+    }
+
+    /// Writes, and takes it back.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.0.execute("INSERT INTO meta VALUES ('')", []).said()?;
+        self.0
+            .execute("DELETE FROM meta WHERE identity = ''", [])
+            .said()?;
+        Ok(())
+    }
+
+    /// Fails when a newer attempt exists.
+    pub(crate) fn check_epoch(&self, table: &TableName, epoch: Epoch) -> Result<bool> {
+        let (newest, held) = self.claim(table)?;
+        let by = held.as_ref().map(|(claim, _)| claim);
+        if newest != epoch {
+            return Err(Error::fenced(format!(
+                "epoch {epoch} of table {table} is over: epoch {newest} of run {} by {} took its place",
+                by.map_or_else(|| "?".to_owned(), |claim| claim.run.to_string()),
+                by.map_or("?", |claim| claim.agent.as_str()),
+            )));
+        }
+        Ok(held.is_some_and(|(_, open)| open))
+    }
+
+    /// Fails when a newer attempt exists, or this one has ended its claim.
+    pub(crate) fn check_fence(&self, table: &TableName, run: RunId, epoch: Epoch) -> Result<()> {
+        if self.check_epoch(table, epoch)? {
+            return Ok(());
+        }
+        Err(Error::fenced(format!(
+            "run {run} has ended its claim on table {table}"
+        )))
+    }
+
+    /// Ends the claim, and discards what the run has staged: no one goes on with a run that is over.
+    pub(crate) fn complete(&self, table: &TableName, run: RunId) -> Result<()> {
+        let (table, run) = (table.to_string(), run.to_string());
+        self.0
+            .execute("UPDATE tables SET open = 0 WHERE name = ?1", [&table])
+            .said()?;
+        self.0
+            .execute(
+                "DELETE FROM staged WHERE tbl = ?1 AND run = ?2",
+                [&table, &run],
+            )
+            .said()?;
+        self.sweep(&table)
+    }
+
+    /// Discards pieces that no position and nothing that is being published covers.
+    pub(crate) fn sweep(&self, table: &str) -> Result<()> {
+        let mut kept: BTreeMap<String, u64> = BTreeMap::new();
+        {
+            let mut select = self
+                .0
+                .prepare("SELECT writer, pieces FROM staged WHERE tbl = ?1")
+                .said()?;
+            let rows = select
+                .query_map([table], |row| {
+                    Ok((row.get::<_, String>(0)?, count(row, 1)?))
+                })
+                .said()?;
+            for row in rows {
+                let (writer, pieces) = row.said()?;
+                kept.insert(writer, pieces);
+            }
+        }
+        for publishing in self.publishing_of(table)? {
+            let pieces = kept.entry(publishing.writer).or_default();
+            *pieces = publishing.pieces.max(*pieces);
+        }
+        let writers: Vec<String> = {
+            let mut select = self
+                .0
+                .prepare("SELECT DISTINCT writer FROM pieces WHERE tbl = ?1")
+                .said()?;
+            let rows = select.query_map([table], |row| row.get(0)).said()?;
+            rows.collect::<rusqlite::Result<_>>().said()?
+        };
+        for writer in writers {
+            let pieces = kept.get(&writer).copied().unwrap_or(0);
+            self.0
+                .execute(
+                    "DELETE FROM pieces WHERE writer = ?1 AND n >= ?2",
+                    params![writer, whole(pieces)],
+                )
+                .said()?;
+        }
+        Ok(())
+    }
+
+    /// What the run has staged of a partition.
+    pub(crate) fn staged(
+        &self,
+        table: &TableName,
+        run: RunId,
+        key: &PartitionKey,
+    ) -> Result<Option<Staged>> {
+        let found = self.0.query_row(
+            "SELECT version, writer, pieces, sequence, cursor, rows, digest FROM staged WHERE tbl = ?1 AND run = ?2 AND key = ?3",
+            [table.to_string(), run.to_string(), key.to_string()],
+            staged_row,
+        );
+        found.optional().said()?.transpose()
+    }
+
+    /// All that the run has staged.
+    pub(crate) fn all_staged(
+        &self,
+        table: &TableName,
+        run: RunId,
+    ) -> Result<Vec<(PartitionKey, Staged)>> {
+        let mut select = self
+            .0
+            .prepare("SELECT version, writer, pieces, sequence, cursor, rows, digest, key FROM staged WHERE tbl = ?1 AND run = ?2")
+            .said()?;
+        let rows = select
+            .query_map([table.to_string(), run.to_string()], |row| {
+                Ok((row.get::<_, String>(7)?, staged_row(row)?))
+            })
+            .said()?;
+        rows.map(|row| {
+            let (key, staged) = row.said()?;
+            Ok((key.parse()?, staged?))
+        })
+        .collect()
+    }
+
+    /// Writes down what is staged; `old` writers' pieces of the partition go.
+    pub(crate) fn stage(
+        &self,
+        table: &TableName,
+        run: RunId,
+        key: &PartitionKey,
+        staged: &Staged,
+    ) -> Result<()> {
+        self.0
+            .execute(
+                "INSERT OR REPLACE INTO staged VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                params![
+                    table.to_string(),
+                    run.to_string(),
+                    key.to_string(),
+                    staged.version.0,
+                    staged.writer,
+                    whole(staged.pieces),
+                    whole(staged.sequence),
+                    staged.cursor.0.as_ref(),
+                    whole(staged.rows),
+                    &staged.digest.to_bytes()[..],
+                ],
+            )
+            .said()?;
+        Ok(())
+    }
+
+    /// Forgets what is staged of a partition, with the pieces of everyone who wrote it.
+    pub(crate) fn unstage(&self, table: &TableName, run: RunId, key: &PartitionKey) -> Result<()> {
+        for kept in ["staged", "pieces"] {
+            self.0
+                .execute(
+                    &format!("DELETE FROM {kept} WHERE tbl = ?1 AND run = ?2 AND key = ?3"),
+                    [table.to_string(), run.to_string(), key.to_string()],
+                )
+                .said()?;
+        }
+        Ok(())
+    }
+
+    /// The pieces of a partition pass to another writer, up to `pieces` of them; what is beyond goes.
+    pub(crate) fn hand_over(&self, from: &str, to: &str, pieces: u64) -> Result<()> {
+        self.0
+            .execute(
+                "DELETE FROM pieces WHERE writer = ?1 AND n >= ?2",
+                params![from, whole(pieces)],
+            )
+            .said()?;
+        self.0
+            .execute(
+                "UPDATE pieces SET writer = ?2 WHERE writer = ?1",
+                [from, to],
+            )
+            .said()?;
+        Ok(())
+    }
+
+    /// Keeps rows.
+    pub(crate) fn add_piece(
+        &self,
+        (table, run, key): (&TableName, RunId, &PartitionKey),
+        writer: &str,
+        at: u64,
+        piece: &Piece,
+    ) -> Result<()> {
+        self.0
+            .execute(
+                "INSERT OR REPLACE INTO pieces VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    writer,
+                    whole(at),
+                    table.to_string(),
+                    run.to_string(),
+                    key.to_string(),
+                    whole(piece.rows),
+                    whole(piece.bytes),
+                    piece.content
+                ],
+            )
+            .said()?;
+        Ok(())
+    }
+
+    /// The pieces from the `from`-th on whose rows take no more than `bytes` in memory, at least one; none after the last.
+    pub(crate) fn pieces(
+        &self,
+        writer: &str,
+        from: u64,
+        to: u64,
+        bytes: u64,
+    ) -> Result<Vec<Piece>> {
+        let mut select = self
+            .0
+            .prepare("SELECT rows, bytes, content FROM pieces WHERE writer = ?1 AND n >= ?2 AND n < ?3 ORDER BY n")
+            .said()?;
+        let mut rows = select
+            .query(params![writer, whole(from), whole(to)])
+            .said()?;
+        let mut found: Vec<Piece> = Vec::new();
+        let mut sum = 0;
+        while let Some(row) = rows.next().said()? {
+            sum += count(row, 1).said()?;
+            if sum > bytes && !found.is_empty() {
+                break;
+            }
+            found.push(Piece {
+                rows: count(row, 0).said()?,
+                bytes: count(row, 1).said()?,
+                content: row.get(2).said()?,
+            });
+        }
+        Ok(found)
+    }
+
+    /// What is being published of a table, whoever began it.
+    pub(crate) fn all_publishing(&self, table: &TableName) -> Result<Vec<Publishing>> {
+        self.publishing_of(&table.to_string())
+    }
+
+    fn publishing_of(&self, table: &str) -> Result<Vec<Publishing>> {
+        let mut select = self
+            .0
+            .prepare("SELECT what FROM publishing WHERE tbl = ?1 ORDER BY run, key")
+            .said()?;
+        let rows = select
+            .query_map([table], |row| row.get::<_, String>(0))
+            .said()?;
+        rows.map(|row| parsed(&row.said()?)).collect()
+    }
+
+    /// What is being published of a partition by this run.
+    pub(crate) fn publishing(
+        &self,
+        table: &TableName,
+        run: RunId,
+        key: &PartitionKey,
+    ) -> Result<Option<Publishing>> {
+        let found = self.0.query_row(
+            "SELECT what FROM publishing WHERE tbl = ?1 AND run = ?2 AND key = ?3",
+            [table.to_string(), run.to_string(), key.to_string()],
+            |row| row.get::<_, String>(0),
+        );
+        found
+            .optional()
+            .said()?
+            .map(|text| parsed(&text))
+            .transpose()
+    }
+
+    /// Writes down what is about to happen at the server.
+    pub(crate) fn publish(&self, table: &TableName, what: &Publishing) -> Result<()> {
+        self.0
+            .execute(
+                "INSERT OR REPLACE INTO publishing VALUES (?1, ?2, ?3, ?4)",
+                params![
+                    table.to_string(),
+                    what.run.to_string(),
+                    what.key.to_string(),
+                    json(what)?
+                ],
+            )
+            .said()?;
+        Ok(())
+    }
+
+    /// Nothing of a partition is being published any more.
+    pub(crate) fn published(
+        &self,
+        table: &TableName,
+        run: RunId,
+        key: &PartitionKey,
+    ) -> Result<()> {
+        self.0
+            .execute(
+                "DELETE FROM publishing WHERE tbl = ?1 AND run = ?2 AND key = ?3",
+                [table.to_string(), run.to_string(), key.to_string()],
+            )
+            .said()?;
+        Ok(())
+    }
+
+    /// A line for the ledger.
+    pub(crate) fn enter(&self, table: &TableName, entry: &Entry) -> Result<()> {
+        self.0
+            .execute(
+                "INSERT INTO ledger (tbl, run, key, act, receipt, version, whole) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![
+                    table.to_string(),
+                    entry.run.to_string(),
+                    entry.receipt.key.to_string(),
+                    json(&entry.act)?,
+                    json(&entry.receipt)?,
+                    entry.version.as_ref().map(|version| &version.0),
+                    entry.whole
+                ],
+            )
+            .said()?;
+        Ok(())
+    }
+
+    /// The ledger of one partition, the newest last.
+    pub(crate) fn entries(&self, table: &TableName, key: &PartitionKey) -> Result<Vec<Entry>> {
+        let mut select = self
+            .0
+            .prepare("SELECT run, act, receipt, version, whole FROM ledger WHERE tbl = ?1 AND key = ?2 ORDER BY seq")
+            .said()?;
+        let rows = select
+            .query_map([table.to_string(), key.to_string()], entry_row)
+            .said()?;
+        rows.map(|row| row.said()?).collect()
+    }
+
+    /// The whole ledger of a table, by key.
+    pub(crate) fn ledger(&self, table: &TableName) -> Result<BTreeMap<PartitionKey, Vec<Entry>>> {
+        let mut select = self
+            .0
+            .prepare(
+                "SELECT run, act, receipt, version, whole FROM ledger WHERE tbl = ?1 ORDER BY seq",
+            )
+            .said()?;
+        let rows = select.query_map([table.to_string()], entry_row).said()?;
+        let mut ledger: BTreeMap<PartitionKey, Vec<Entry>> = BTreeMap::new();
+        for row in rows {
+            let entry = row.said()??;
+            ledger
+                .entry(entry.receipt.key.clone())
+                .or_default()
+                .push(entry);
+        }
+        Ok(ledger)
+    }
+
+    /// This run's receipt of a partition, if it has published it.
+    pub(crate) fn receipt(
+        &self,
+        table: &TableName,
+        run: RunId,
+        key: &PartitionKey,
+    ) -> Result<Option<Receipt>> {
+        let entries = self.entries(table, key)?;
+        let own = entries
+            .into_iter()
+            .rev()
+            .find(|entry| entry.run == run && entry.act != Act::Confirm);
+        Ok(own.map(|entry| entry.receipt))
+    }
+
+    /// The receipts of a partition go, because its rows have.
+    pub(crate) fn forget(&self, table: &TableName, key: &PartitionKey) -> Result<()> {
+        self.0
+            .execute(
+                "DELETE FROM ledger WHERE tbl = ?1 AND key = ?2",
+                [table.to_string(), key.to_string()],
+            )
+            .said()?;
+        Ok(())
+    }
+
+    /// The run has removed a partition.
+    pub(crate) fn set_dropped(
+        &self,
+        table: &TableName,
+        run: RunId,
+        key: &PartitionKey,
+        dropped: bool,
+    ) -> Result<()> {
+        let statement = if dropped {
+            "INSERT OR REPLACE INTO dropped VALUES (?1, ?2, ?3)"
+        } else {
+            "DELETE FROM dropped WHERE tbl = ?1 AND run = ?2 AND key = ?3"
+        };
+        self.0
+            .execute(
+                statement,
+                [table.to_string(), run.to_string(), key.to_string()],
+            )
+            .said()?;
+        Ok(())
+    }
+
+    /// The partitions that the run has removed and not written since.
+    pub(crate) fn dropped(&self, table: &TableName, run: RunId) -> Result<Vec<PartitionKey>> {
+        let mut select = self
+            .0
+            .prepare("SELECT key FROM dropped WHERE tbl = ?1 AND run = ?2")
+            .said()?;
+        let rows = select
+            .query_map([table.to_string(), run.to_string()], |row| {
+                row.get::<_, String>(0)
+            })
+            .said()?;
+        rows.map(|row| row.said()?.parse()).collect()
+    }
+
+    /// Forgets what any run has put into a table.
+    pub(crate) fn forget_table(&self, table: &TableName) -> Result<u64> {
+        let name = table.to_string();
+        let mut lost = 0;
+        for kept in ["publishing", "ledger", "staged", "pieces", "dropped"] {
+            let gone = self
+                .0
+                .execute(&format!("DELETE FROM {kept} WHERE tbl = ?1"), [&name])
+                .said()?;
+            lost += gone as u64;
+        }
+        Ok(lost)
+    }
+}
+
+fn staged_row(row: &Row<'_>) -> rusqlite::Result<Result<Staged>> {
+    let digest: Vec<u8> = row.get(6)?;
+    let staged = Staged {
+        version: Version(row.get(0)?),
+        writer: row.get(1)?,
+        pieces: count(row, 2)?,
+        sequence: count(row, 3)?,
+        cursor: Cursor(Bytes::from(row.get::<_, Vec<u8>>(4)?)),
+        rows: count(row, 5)?,
+        digest: Digest::default(),
+    };
+    Ok(Digest::from_bytes(&digest).map(|digest| Staged { digest, ..staged }))
+}
+
+fn entry_row(row: &Row<'_>) -> rusqlite::Result<Result<Entry>> {
+    let (run, act, receipt): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    let version: Option<String> = row.get(3)?;
+    let whole: bool = row.get(4)?;
+    let entry = || {
+        Ok(Entry {
+            run: run.parse()?,
+            act: parsed(&act)?,
+            receipt: parsed(&receipt)?,
+            version: version.map(Version),
+            whole,
+        })
+    };
+    Ok(entry())
+}

@@ -1,0 +1,534 @@
+//! How a partition becomes visible at a server that commits one append at a time and keeps no ledger with it.
+//!
+//! All rows are in the journal, durable, before the first request. Then it is written down what is about to happen ([`Publishing`]); from there on it only goes
+//! forward, whoever dies: the next attach sends what is missing. A partition that fits one batch becomes visible in one act; of a larger one readers may see a part meanwhile, and of
+//! one that is replaced nothing between the removal and the first batch.
+//!
+//! Each batch is sent in one script that looks first: at the newest epoch of the table, and at how many rows the partition has. It appends only if both are what the journal
+//! says. So a batch whose answer was lost can be sent again: if it was there already, the count says so. A count that is neither means that somebody else writes to the partition, which
+//! is for a person. Before an answer that was lost is decided by a count, no request of that session may be running any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use futures::TryStreamExt;
+use strait_common::budget::Budget;
+use strait_common::digest::{Digest, digest};
+use strait_common::engine::{Cursor, Partition, ReadLimits, Source, Version};
+use strait_common::ids::{Epoch, RunId, TableName};
+use strait_common::key::PartitionKey;
+use strait_common::selection::{Selection, SelectionSpec};
+use strait_common::{Error, Kind, OrError, Result};
+
+use crate::connection::Connection;
+use crate::encode::Argument;
+use crate::epochs::{self, TRIES_MAX, pause};
+use crate::errors::{Cause, Failure};
+use crate::journal::{Act, Entry, Piece, Publishing};
+use crate::object::{Object, integers_of, texts_of};
+use crate::scheme::{self, Place};
+use crate::sink::Inner;
+use crate::source::{Described, handle};
+
+/// How long an older request may still run before its partition waits for the next attempt.
+const QUIET_MAX: Duration = Duration::from_secs(60);
+/// What reading back takes at a time.
+pub(crate) const READ_BYTES: u64 = 4 << 20;
+
+/// One attempt on one table.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) table: TableName,
+    pub(crate) run: RunId,
+    pub(crate) epoch: Epoch,
+}
+
+/// What the script of a request has found and done.
+#[derive(Debug)]
+struct Answer {
+    /// The newest epoch.
+    epoch: i64,
+    /// Rows of the partition before.
+    count: i64,
+    /// Rows that are of another bucket.
+    strangers: i64,
+    /// Rows that were inserted; -1 if nothing was done.
+    done: i64,
+}
+
+impl Answer {
+    fn of(object: &Object) -> Result<Answer> {
+        let numbers = match object {
+            Object::Any(items) => items.iter().map(|item| item.integer().map(Some)).collect(),
+            other => other.integers(),
+        }?;
+        match numbers.as_slice() {
+            [epoch, Some(count), Some(strangers), Some(done)] => Ok(Answer {
+                epoch: epoch.unwrap_or(0),
+                count: *count,
+                strangers: *strangers,
+                done: *done,
+            }),
+            other => Err(Error::corrupt(format!(
+                "four numbers were asked for, and the server answers {other:?}"
+            ))),
+        }
+    }
+}
+
+/// Rows of pieces, as one batch.
+pub(crate) fn decoded(pieces: &[Piece], schema: &SchemaRef) -> Result<RecordBatch> {
+    let mut batches = Vec::new();
+    for piece in pieces {
+        let reader = arrow::ipc::reader::StreamReader::try_new(piece.content.as_slice(), None);
+        let reader = reader.or_error(Kind::Corrupt, "rows in the journal")?;
+        for batch in reader {
+            batches.push(batch.or_error(Kind::Corrupt, "rows in the journal")?);
+        }
+    }
+    concat_batches(schema, &batches).or_error(
+        Kind::Schema,
+        "the table's columns have changed since rows were staged",
+    )
+}
+
+/// Rows as the journal keeps them.
+pub(crate) fn encoded(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Piece> {
+    let mut content = Vec::new();
+    let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut content, schema)
+        .or_error(Kind::Internal, "rows for the journal")?;
+    let (mut rows, mut bytes) = (0, 0);
+    for batch in batches {
+        rows += batch.num_rows() as u64;
+        bytes += bytes_of(batch);
+        writer
+            .write(batch)
+            .or_error(Kind::Internal, "rows for the journal")?;
+    }
+    writer
+        .finish()
+        .or_error(Kind::Internal, "rows for the journal")?;
+    drop(writer);
+    Ok(Piece {
+        rows,
+        bytes,
+        content,
+    })
+}
+
+/// The bytes of these rows alone.
+pub(crate) fn bytes_of(batch: &RecordBatch) -> u64 {
+    let columns = batch.columns().iter();
+    columns
+        .map(|column| {
+            let data = column.to_data();
+            data.get_slice_memory_size()
+                .unwrap_or_else(|_| column.get_array_memory_size()) as u64
+        })
+        .sum()
+}
+
+impl Attempt {
+    pub(crate) async fn step(&self, what: &'static str) -> Result<()> {
+        self.inner.step(what).await
+    }
+
+    /// The start of every script that changes a partition: what it looks at.
+    fn looks(&self, place: &Place) -> Result<String> {
+        let handle = handle(&self.table)?;
+        let mut count = format!("c = exec count(*) from {handle}");
+        if !place.conditions.is_empty() {
+            count.push_str(&format!(" where {}", place.conditions.join(", ")));
+        }
+        Ok(format!("{}\n{count}", epochs::newest(&self.table)?))
+    }
+
+    /// The partition as readers see it, and the digest of its rows in these columns.
+    pub(crate) async fn seen(
+        &self,
+        described: &Described,
+        key: &PartitionKey,
+        columns: &[String],
+        read: bool,
+    ) -> Result<Option<(Partition, Digest)>> {
+        let source = &self.inner.source;
+        let chunks = source
+            .chunks(&self.table, &described.levels, Some(key))
+            .await?;
+        let Some(partition) = chunks.into_values().find(|chunk| chunk.key == *key) else {
+            return Ok(None);
+        };
+        let mut sum = Digest::default();
+        if read {
+            let spec = SelectionSpec {
+                columns: Some(columns.to_vec()),
+                ..SelectionSpec::default()
+            };
+            let selection = Selection::resolve(&spec, &described.schema, 0)?;
+            let limits = ReadLimits {
+                batch_bytes: READ_BYTES,
+                budget: Budget::new(64 << 20)?,
+            };
+            let start = Cursor::start();
+            let mut batches = source
+                .read(&self.table, &selection, &partition, &start, &limits)
+                .await?;
+            while let Some(batch) = batches.try_next().await? {
+                let digest = self.inner.cpu.run(move || digest(&batch.records)).await?;
+                sum = sum.plus(digest);
+            }
+        }
+        Ok(Some((partition, sum)))
+    }
+
+    /// Writes down how far it is.
+    async fn save(&self, what: &Publishing) -> Result<()> {
+        self.step("write down how far it is").await?;
+        let (table, epoch, what) = (self.table.clone(), self.epoch, what.clone());
+        let saved = self.inner.journal.act(move |book| {
+            book.check_epoch(&table, epoch)?;
+            book.publish(&table, &what)
+        });
+        saved.await
+    }
+
+    /// Notes why it cannot go on, and says so.
+    async fn trouble(&self, what: &mut Publishing, kind: Kind, why: String) -> Error {
+        what.trouble = Some(why.clone());
+        if let Err(error) = self.save(what).await {
+            return error;
+        }
+        Error::new(kind, why)
+    }
+
+    /// Publishes what the journal says, from where it is. Once this returns it is done and in the ledger.
+    ///
+    /// # Errors
+    /// `Refused` where it cannot go on without a person, which stays so.
+    pub(crate) async fn push(&self, mut what: Publishing, anew: bool) -> Result<()> {
+        if let Some(why) = &what.trouble {
+            return Err(Error::refused(why.clone()));
+        }
+        if !anew {
+            self.quiet(&what.session).await?;
+        }
+        let described = self.inner.source.described(&self.table).await?;
+        let place = scheme::place(&what.key, &described.levels)?;
+        let Some(place) = place else {
+            if what.act == Act::Drop {
+                return self.end(&what, None).await;
+            }
+            return Err(Error::refused(format!(
+                "the table has no partition {}",
+                what.key.label()
+            )));
+        };
+        if !what.cleared {
+            self.clear(&mut what, &place).await?;
+            what.cleared = true;
+            self.save(&what).await?;
+        }
+        if what.act != Act::Drop {
+            self.append_all(&mut what, &described, &place).await?;
+        }
+        let version = self.prove(&mut what, &described).await?;
+        self.end(&what, version).await
+    }
+
+    /// Removes what is there.
+    async fn clear(&self, what: &mut Publishing, place: &Place) -> Result<()> {
+        let database = crate::script::text(&format!("dfs://{}", self.table.database()));
+        let name = crate::script::text(self.table.table());
+        let path = crate::script::text(&place.path);
+        let (Some(database), Some(name), Some(path)) = (database, name, path) else {
+            return Err(Error::refused(format!(
+                "partition {} has no path in a script",
+                what.key.label()
+            )));
+        };
+        let removal = if place.path.is_empty() {
+            format!("truncate({database}, {name})")
+        } else {
+            format!("dropPartition(database({database}), {path}, {name})")
+        };
+        let script = format!(
+            "{}\nn = -1\nif (e == {} && c > 0) {{ {removal}; n = 0 }}\n[e, c, 0, n]",
+            self.looks(place)?,
+            self.epoch
+        );
+        let answer = self.request(what, None, &script).await?;
+        self.check_newest(&answer)
+    }
+
+    fn check_newest(&self, answer: &Answer) -> Result<()> {
+        if u64::try_from(answer.epoch).ok() == Some(self.epoch.0) {
+            return Ok(());
+        }
+        Err(Error::fenced(format!(
+            "epoch {} of table {} is over: the server's ledger has epoch {}",
+            self.epoch, self.table, answer.epoch
+        )))
+    }
+
+    async fn append_all(
+        &self,
+        what: &mut Publishing,
+        described: &Described,
+        place: &Place,
+    ) -> Result<()> {
+        while what.done_pieces < what.pieces {
+            let (writer, from) = (what.writer.clone(), what.done_pieces);
+            // The count can only tell of the batch that was sent.
+            let (to, bytes) = if what.sent_pieces > from {
+                (what.sent_pieces, u64::MAX)
+            } else {
+                (what.pieces, self.inner.batch_bytes)
+            };
+            let journal = &self.inner.journal;
+            let pieces = journal.act(move |book| book.pieces(&writer, from, to, bytes));
+            let pieces = pieces.await?;
+            if pieces.is_empty() {
+                return Err(Error::corrupt(format!(
+                    "the sink's journal lacks rows of partition {} that it has acknowledged",
+                    what.key.label()
+                )));
+            }
+            let (count, rows) = (
+                pieces.len() as u64,
+                pieces.iter().map(|p| p.rows).sum::<u64>(),
+            );
+            what.sent_pieces = from + count;
+            if rows > 0 {
+                let schema = Arc::clone(&described.schema);
+                let batch = self
+                    .inner
+                    .cpu
+                    .run(move || decoded(&pieces, &schema))
+                    .await?;
+                self.append(what, place, batch).await?;
+            }
+            what.done_pieces += count;
+            what.done_rows += rows;
+        }
+        Ok(())
+    }
+
+    /// One batch.
+    async fn append(&self, what: &mut Publishing, place: &Place, batch: RecordBatch) -> Result<()> {
+        let rows = batch.num_rows() as u64;
+        let expected = what.before + what.done_rows;
+        let strangers = place
+            .buckets
+            .iter()
+            .map(|(column, index, count)| format!("hashBucket({column}, {count}) != {index}"));
+        let strangers: Vec<String> = strangers.collect();
+        let strangers = if strangers.is_empty() {
+            "m = 0".to_owned()
+        } else {
+            format!(
+                "m = exec count(*) from straitRows where {}",
+                strangers.join(" or ")
+            )
+        };
+        let script = format!(
+            "{}\n{strangers}\nn = -1\nif (e == {} && c == {expected} && m == 0) {{ n = tableInsert({}, straitRows) }}\nundef(\"straitRows\", VAR)\n[e, c, m, n]",
+            self.looks(place)?,
+            self.epoch,
+            handle(&self.table)?
+        );
+        let answer = self.request(what, Some(batch), &script).await?;
+        self.check_newest(&answer)?;
+        let label = what.key.label();
+        if answer.strangers != 0 {
+            let why = format!(
+                "partition {label}: {} rows are of another bucket here; B's hash is not A's, so make the table otherwise and copy to that",
+                answer.strangers
+            );
+            return Err(self.trouble(what, Kind::Refused, why).await);
+        }
+        let number = |number: i64| u64::try_from(number).ok();
+        if answer.done == -1 && number(answer.count) == Some(expected + rows) {
+            // It was there already: its answer was lost.
+            return Ok(());
+        }
+        if answer.done == -1 {
+            let why = format!(
+                "partition {label} has {} rows where {expected} were expected: somebody else writes to it. Look at both sides, then copy it with --mode replace or mirror",
+                answer.count
+            );
+            return Err(self.trouble(what, Kind::Refused, why).await);
+        }
+        if number(answer.done) != Some(rows) {
+            let why = format!(
+                "partition {label}: the server has taken {} of {rows} rows, and says nothing of the others",
+                answer.done
+            );
+            return Err(self.trouble(what, Kind::Corrupt, why).await);
+        }
+        Ok(())
+    }
+
+    /// Sends one request until it is answered, however often its answer is lost.
+    async fn request(
+        &self,
+        what: &mut Publishing,
+        rows: Option<RecordBatch>,
+        script: &str,
+    ) -> Result<Answer> {
+        let rows = rows.map(Argument::Table);
+        let mut tries = 0;
+        // Before a batch it is written down how far it goes, and with it that those before are done.
+        let mut unsaved = rows.is_some();
+        loop {
+            let mut lease = self.inner.cluster.connect().await?;
+            let session = lease.connection().session().to_owned();
+            if unsaved || session != what.session {
+                what.session = session;
+                self.save(what).await?;
+                unsaved = false;
+            }
+            self.step("send a request").await?;
+            let sent = send(lease.connection(), rows.as_ref(), script).await;
+            self.step("hear of a request").await?;
+            let failure = match sent {
+                Ok(object) => return Answer::of(&object),
+                Err(failure) => failure,
+            };
+            drop(lease);
+            if tries >= TRIES_MAX {
+                return Err(failure.into());
+            }
+            match failure {
+                Failure::Lost(error) => {
+                    tracing::warn!(%error, partition = %what.key.label(), "an answer was lost; it is asked again");
+                    self.quiet(&what.session).await?;
+                }
+                Failure::Server(error) if error.cause == Cause::ChunkLocked => {}
+                Failure::Server(error) if error.cause.is_for_another_site() => {
+                    self.inner.cluster.avoid(&error.cause);
+                }
+                other => return Err(other.into()),
+            }
+            pause(tries).await;
+            tries += 1;
+        }
+    }
+
+    /// Waits until no request of this session runs any more; those that do are cancelled.
+    async fn quiet(&self, session: &str) -> Result<()> {
+        if session.is_empty() {
+            return Ok(());
+        }
+        let until = tokio::time::Instant::now() + QUIET_MAX;
+        let asked = "select rootJobId, sessionId from pnodeRun(getConsoleJobs)";
+        loop {
+            let running = self.inner.cluster.read(asked).await?.into_table()?;
+            let column = |name: &str| {
+                running.column_by_name(name).ok_or_else(|| {
+                    Error::corrupt(format!("the server's list of jobs lacks {name}"))
+                })
+            };
+            let jobs = texts_of(column("rootJobId")?)?;
+            let sessions = integers_of(column("sessionId")?)?;
+            let ours: Vec<String> = jobs
+                .into_iter()
+                .zip(sessions)
+                .filter(|(_, of)| of.is_some_and(|of| of.to_string() == session))
+                .map(|(job, _)| job)
+                .collect();
+            if ours.is_empty() {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= until {
+                return Err(Error::unavailable(format!(
+                    "an older request still runs at the server (console job {}), so nobody can tell what it has written",
+                    ours.join(", ")
+                )));
+            }
+            for job in ours {
+                if let Some(job) = crate::script::text(&job) {
+                    // It may have ended meanwhile.
+                    let cancel = format!("cancelConsoleJob({job})");
+                    if let Err(error) = self.inner.cluster.read(&cancel).await {
+                        tracing::debug!(%error, "a console job was not cancelled");
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Reads back what is there, and compares.
+    async fn prove(&self, what: &mut Publishing, described: &Described) -> Result<Option<Version>> {
+        let Some(receipt) = what.receipt.clone() else {
+            return Ok(None);
+        };
+        let sent = what.done_rows > 0;
+        let seen = self.seen(described, &what.key, &what.columns, sent).await?;
+        let rows = seen.as_ref().and_then(|(seen, _)| seen.rows).unwrap_or(0);
+        let label = what.key.label();
+        if rows != what.before + what.done_rows {
+            let why = format!(
+                "partition {label} has {rows} rows, and {} should be there: somebody else writes to it. Look at both sides, then copy it with --mode replace or mirror",
+                what.before + what.done_rows
+            );
+            return Err(self.trouble(what, Kind::Refused, why).await);
+        }
+        if let Some((_, found)) = &seen
+            && sent
+            && *found != what.before_digest.plus(receipt.digest)
+        {
+            let why = format!(
+                "partition {label}: what is read back has digest {found}, and {} was sent: the server has changed values",
+                what.before_digest.plus(receipt.digest)
+            );
+            return Err(self.trouble(what, Kind::Corrupt, why).await);
+        }
+        Ok(seen.map(|(seen, _)| seen.version))
+    }
+
+    /// The ledger's line, in one act with the end of what was begun.
+    async fn end(&self, what: &Publishing, version: Option<Version>) -> Result<()> {
+        self.step("write the ledger").await?;
+        let (table, epoch, what) = (self.table.clone(), self.epoch, what.clone());
+        let ended = self.inner.journal.act(move |book| {
+            book.check_epoch(&table, epoch)?;
+            let (run, key) = (what.run, &what.key);
+            match what.receipt.clone() {
+                None => {
+                    book.forget(&table, key)?;
+                    book.set_dropped(&table, run, key, true)?;
+                }
+                Some(receipt) => {
+                    let entry = Entry {
+                        run,
+                        act: what.act,
+                        receipt,
+                        version,
+                        whole: what.whole,
+                    };
+                    book.enter(&table, &entry)?;
+                    book.set_dropped(&table, run, key, false)?;
+                    book.unstage(&table, run, key)?;
+                }
+            }
+            book.published(&table, run, key)
+        });
+        ended.await
+    }
+}
+
+async fn send(
+    connection: &mut Connection,
+    rows: Option<&Argument>,
+    script: &str,
+) -> Result<Object, Failure> {
+    if let Some(rows) = rows {
+        connection.upload("straitRows", rows).await?;
+    }
+    connection.script(script).await
+}

@@ -1,0 +1,592 @@
+//! The half that receives.
+//!
+//! The server commits one append at a time and has no place for a ledger that would be true together with the rows. So the sink has a journal of its own: rows are staged
+//! there, and a partition is published from there when all of it has come (see `publish`). What the server keeps is which journal writes to a table and its newest epoch
+//! (`epochs`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt, stream};
+use strait_common::cpu::CpuPool;
+use strait_common::division::division_text;
+use strait_common::engine::{
+    Attachment, Claim, Division, DivisionKind, Holding, Partition, Position, Prepared, Publish,
+    Receipt, Sink, SinkLimits, Source, Space, Stream, Table,
+};
+use strait_common::ids::{Epoch, RunId, TableName};
+use strait_common::key::PartitionKey;
+use strait_common::selection::Selection;
+use strait_common::{Error, Kind, Result};
+
+use crate::attempt::DolphinAttachment;
+use crate::cluster::Cluster;
+use crate::encode::Argument;
+use crate::epochs::{self, Owner};
+use crate::fit::{self, VALUE_RULES};
+use crate::journal::{Act, Journal, in_effect, is_intact};
+use crate::publish::{Attempt, READ_BYTES};
+use crate::script;
+use crate::source::{DolphinSource, handle};
+use crate::types::{ColumnType, Type};
+
+/// Rows that wait in memory before they are kept in the journal.
+pub(crate) const PIECE_BYTES: u64 = 4 << 20;
+/// What one append takes in memory, if nobody has said otherwise. The server's cache takes 200 MB.
+pub const BATCH_BYTES: u64 = 32 << 20;
+
+/// Told before each effect on the journal or the server; what it returns as an error ends it there. Tests end a process at each step by it.
+#[async_trait]
+pub trait Watch: fmt::Debug + Send + Sync {
+    /// The next step.
+    async fn step(&self, what: &'static str) -> Result<()>;
+}
+
+/// What the sink and its attempts share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) source: DolphinSource,
+    pub(crate) cluster: Cluster,
+    pub(crate) journal: Journal,
+    pub(crate) cpu: CpuPool,
+    pub(crate) watch: Option<Arc<dyn Watch>>,
+    pub(crate) batch_bytes: u64,
+}
+
+impl Inner {
+    /// What it takes to publish a partition: a batch, as it was kept and as it is sent; then what reading back takes.
+    pub(crate) fn publishing_bytes(&self, schema: &SchemaRef) -> u64 {
+        let read = self.source.read_bytes_of(schema) + READ_BYTES;
+        read.max(2 * self.batch_bytes)
+    }
+
+    pub(crate) async fn step(&self, what: &'static str) -> Result<()> {
+        match &self.watch {
+            None => Ok(()),
+            Some(watch) => watch.step(what).await,
+        }
+    }
+}
+
+/// Writes to the databases of a cluster.
+#[derive(Clone, Debug)]
+pub struct DolphinSink {
+    inner: Arc<Inner>,
+}
+
+impl DolphinSink {
+    /// A sink with its journal in this directory, which no other sink agent has. Appends take about `batch_bytes` each.
+    ///
+    /// # Errors
+    /// `Config` if the journal cannot be opened.
+    pub fn open(
+        cluster: Cluster,
+        journal: &Path,
+        batch_bytes: u64,
+        cpu: CpuPool,
+        watch: Option<Arc<dyn Watch>>,
+    ) -> Result<DolphinSink> {
+        Ok(DolphinSink {
+            inner: Arc::new(Inner {
+                source: DolphinSource::new(cluster.clone()),
+                cluster,
+                journal: Journal::open(journal, cpu.clone())?,
+                cpu,
+                watch,
+                batch_bytes,
+            }),
+        })
+    }
+
+    /// Who writes to a table at the server; an error unless it is this sink or nobody.
+    async fn owner(&self, table: &TableName) -> Result<Option<Owner>> {
+        let owner = epochs::owner(&self.inner.cluster, table).await?;
+        match owner {
+            Some(owner) if owner.journal != self.inner.journal.identity() => {
+                Err(Error::refused(format!(
+                    "table {table} was written to by a sink with another journal ({}): what it holds only that one knows. Put that journal back in place, or give it up with \
+                     --accept-lost-ledger, and copy with --mode mirror",
+                    owner.journal
+                )))
+            }
+            owner => Ok(owner),
+        }
+    }
+
+    async fn make(&self, table: &TableName, wanted: &Table, database: bool) -> Result<()> {
+        let cluster = &self.inner.cluster;
+        let schema = fit::server_schema(&wanted.schema)?;
+        let url = quoted(&format!("dfs://{}", table.database()))?;
+        let name = quoted(table.table())?;
+        let mut lease = cluster.connect().await?;
+        let connection = lease.connection();
+        if !database {
+            self.inner.step("make the database").await?;
+            let make = format!("database({url}, {})", scheme_of(wanted, &schema)?);
+            connection.script(&make).await?;
+        }
+        let sample = RecordBatch::new_empty(schema);
+        connection
+            .upload("straitSample", &Argument::Table(sample))
+            .await?;
+        let by: Vec<String> = wanted
+            .divisions
+            .iter()
+            .map(|level| quoted(&level.column))
+            .collect::<Result<_>>()?;
+        let make = if by.is_empty() {
+            format!("createTable(database({url}), straitSample, {name})")
+        } else {
+            format!(
+                "createPartitionedTable(database({url}), straitSample, {name}, [{}])",
+                by.join(", ")
+            )
+        };
+        self.inner.step("make the table").await?;
+        connection.script(&make).await?;
+        Ok(())
+    }
+
+    /// Whether a database that is there, and divides all of its tables alike, can have such a table.
+    async fn has_room(&self, table: &TableName, wanted: &Table, schema: &SchemaRef) -> Result<()> {
+        if wanted.divisions.is_empty() {
+            return Ok(());
+        }
+        let columns: Vec<String> = wanted
+            .divisions
+            .iter()
+            .map(|level| level.column.clone())
+            .collect();
+        let source = &self.inner.source;
+        let there = source
+            .divisions_of(table.database(), &columns, schema)
+            .await;
+        let there = there.map_err(|error| {
+            Error::refused(format!(
+                "database {} cannot have a table divided by ({})",
+                table.database(),
+                division_text(&wanted.divisions)
+            ))
+            .with_source(error)
+        })?;
+        if there == wanted.divisions {
+            return Ok(());
+        }
+        Err(Error::refused(format!(
+            "database {} divides its tables by ({}), and the table that is to be made in it by ({}): copy to another database",
+            table.database(),
+            division_text(&there),
+            division_text(&wanted.divisions)
+        )))
+    }
+
+    /// The table as it is, if it is there.
+    async fn there(&self, table: &TableName) -> Result<Option<Table>> {
+        match self.inner.source.describe(table).await {
+            Ok(there) => Ok(Some(there)),
+            Err(error) if error.kind() == Kind::Config => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn is_there(&self, database: &str) -> Result<bool> {
+        let asked = format!("existsDatabase({})", quoted(&format!("dfs://{database}"))?);
+        self.inner.cluster.read(&asked).await?.boolean()
+    }
+
+    /// What the table that is there says to rows of `wanted`.
+    async fn fits(&self, name: &TableName, there: &Table, wanted: &Table) -> Result<Prepared> {
+        fit::check_columns(&name.to_string(), &there.schema, &wanted.schema)?;
+        if there.divisions != wanted.divisions {
+            return Err(Error::refused(format!(
+                "table {name} is divided by ({}) here and by ({}) there: rows for DolphinDB must come as its table is divided",
+                division_text(&there.divisions),
+                division_text(&wanted.divisions)
+            )));
+        }
+        let keeps = self.inner.source.keeps_duplicates(name).await?;
+        if !keeps {
+            return Err(Error::refused(format!(
+                "table {name} keeps one row of each key (keepDuplicates, or a primary key): what is appended there is not what is stored, so nothing could be proved"
+            )));
+        }
+        let fields = there.schema.fields().iter();
+        let lacking = fields.filter(|field| wanted.schema.index_of(field.name()).is_err());
+        let claimed = {
+            let name = name.clone();
+            let journal = &self.inner.journal;
+            journal.act(move |book| book.claim(&name)).await?.1
+        };
+        let mut foreign = false;
+        if claimed.is_none() {
+            let everything = Selection::everything(&there.schema);
+            let mut rows = self.inner.source.partitions(name, &everything).await?;
+            foreign = rows.try_next().await?.is_some();
+        }
+        Ok(Prepared {
+            lacking: lacking.map(|field| field.name().clone()).collect(),
+            foreign,
+            ..Prepared::default()
+        })
+    }
+}
+
+fn quoted(text: &str) -> Result<String> {
+    script::text(text).ok_or_else(|| {
+        Error::config(format!(
+            "'{}' cannot be a name in a script",
+            text.escape_debug()
+        ))
+    })
+}
+
+/// The scheme of a database for a table like this one, as the rest of the call that makes it.
+fn scheme_of(wanted: &Table, schema: &SchemaRef) -> Result<String> {
+    let mut levels = Vec::new();
+    for level in &wanted.divisions {
+        levels.push(level_of(level, schema)?);
+    }
+    Ok(match levels.as_slice() {
+        // A table without partitions needs a database all the same, and that a scheme.
+        [] => "VALUE, [1]".to_owned(),
+        [one] => one.clone(),
+        several => {
+            let parts = several
+                .iter()
+                .map(|level| format!("database(\"\", {level})"));
+            format!("COMPO, [{}]", parts.collect::<Vec<_>>().join(", "))
+        }
+    })
+}
+
+fn level_of(level: &Division, schema: &SchemaRef) -> Result<String> {
+    let column = &level.column;
+    let field = schema.field_with_name(column).map_err(|_| {
+        Error::refused(format!(
+            "column {column} divides the table and is not copied"
+        ))
+    })?;
+    let kind = ColumnType::of(field)?;
+    let impossible = |why: &str| {
+        Err(Error::refused(format!(
+            "a table divided by {level} cannot be made: {why}. Make the database and table at B, then copy to it"
+        )))
+    };
+    match level.kind {
+        // A scheme has one value at least; those of the partitions are added as they come.
+        DivisionKind::Value => Ok(match kind.item {
+            _ if kind.array => return impossible("lists divide nothing"),
+            Type::Date => "VALUE, [1970.01.01]".to_owned(),
+            Type::Month => "VALUE, [1970.01M]".to_owned(),
+            Type::Char | Type::Short | Type::Int | Type::Long => "VALUE, [0]".to_owned(),
+            Type::String | Type::Symbol => "VALUE, [\"strait\"]".to_owned(),
+            _ => return impossible(&format!("values of {kind} do not divide a table here")),
+        }),
+        DivisionKind::Hash { buckets } => Ok(format!("HASH, [{kind}, {buckets}]")),
+        DivisionKind::Range => {
+            impossible("where its ranges begin and end is not known before they come")
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for DolphinSink {
+    fn limits(&self, schema: &SchemaRef) -> Result<SinkLimits> {
+        let schema = fit::server_schema(schema)?;
+        let mut value_rules: Vec<String> = VALUE_RULES.map(str::to_owned).to_vec();
+        value_rules.push(format!(
+            "a partition of more than {} MiB becomes visible batch by batch, and one that is replaced is empty for a moment",
+            self.inner.batch_bytes >> 20
+        ));
+        Ok(SinkLimits {
+            value_rules,
+            publish: Publish::Decidable,
+            writer_bytes: 2 * PIECE_BYTES + self.inner.publishing_bytes(&schema),
+        })
+    }
+
+    async fn check_writable(&self) -> Result<()> {
+        // That it could be opened says nothing of a disk that only reads since.
+        let written = self.inner.journal.act(|book| book.check_writable()).await;
+        written.map_err(|error| {
+            Error::config("the sink's journal cannot be written").with_source(error)
+        })
+    }
+
+    async fn accept_loss(&self, table: &TableName) -> Result<u64> {
+        let identity = self.inner.journal.identity().to_owned();
+        let owner = epochs::owner(&self.inner.cluster, table).await?;
+        let Some(owner) = owner.filter(|owner| owner.journal != identity) else {
+            return Ok(0);
+        };
+        let name = table.clone();
+        let journal = &self.inner.journal;
+        let (epoch, lost) = journal
+            .act(move |book| Ok((book.raise(&name, owner.epoch)?, book.forget_table(&name)?)))
+            .await?;
+        let ours = Owner {
+            journal: identity,
+            epoch,
+        };
+        epochs::write(&self.inner.cluster, table, &ours).await?;
+        Ok(lost + 1)
+    }
+
+    async fn space(&self) -> Result<Option<Space>> {
+        Ok(None)
+    }
+
+    async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
+        if let Some(there) = self.there(table).await? {
+            return self.fits(table, &there, wanted).await;
+        }
+        let schema = fit::server_schema(&wanted.schema)?;
+        for field in wanted.schema.fields() {
+            quoted(field.name())?;
+        }
+        let database = self.is_there(table.database()).await?;
+        if database {
+            self.has_room(table, wanted, &schema).await?;
+        } else {
+            scheme_of(wanted, &schema)?;
+        }
+        let mut created = Vec::new();
+        if !database {
+            created.push(format!("database {}", table.database()));
+        }
+        created.push(format!("table {table}"));
+        if !dry_run {
+            let made = self.make(table, wanted, database).await;
+            // Another process may have been faster; what it has made is looked at like any other table.
+            let there = match made {
+                Err(error) if error.kind() == Kind::Refused => match self.there(table).await {
+                    Ok(Some(there)) => there,
+                    _ => return Err(error),
+                },
+                Err(error) => return Err(error),
+                Ok(()) => self.there(table).await?.ok_or_else(|| {
+                    Error::corrupt(format!("table {table} was made, and is not there"))
+                })?,
+            };
+            self.fits(table, &there, wanted).await?;
+            self.inner.step("return from prepare").await?;
+        }
+        Ok(Prepared {
+            created,
+            ..Prepared::default()
+        })
+    }
+
+    async fn add_columns(
+        &self,
+        table: &TableName,
+        wanted: &Table,
+        dry_run: bool,
+    ) -> Result<Vec<String>> {
+        let Some(there) = self.there(table).await? else {
+            return Ok(Vec::new());
+        };
+        let fields = wanted.schema.fields().iter();
+        let missing = fields.filter(|field| there.schema.index_of(field.name()).is_err());
+        let missing: Vec<_> = missing.collect();
+        let names: Vec<String> = missing.iter().map(|field| field.name().clone()).collect();
+        let divides = |name: &String| wanted.divisions.iter().any(|level| level.column == *name);
+        if names.iter().any(divides) {
+            return Ok(Vec::new());
+        }
+        let types: Vec<String> = missing
+            .iter()
+            .map(|field| fit::server_type(field).map(|kind| kind.to_string()))
+            .collect::<Result<_>>()?;
+        if !dry_run && !names.is_empty() {
+            let texts: Vec<String> = names
+                .iter()
+                .map(|name| quoted(name))
+                .collect::<Result<_>>()?;
+            let add = format!(
+                "addColumn({}, [{}], [{}])",
+                handle(table)?,
+                texts.join(", "),
+                types.join(", ")
+            );
+            self.inner.step("add columns").await?;
+            let mut lease = self.inner.cluster.connect().await?;
+            lease.connection().script(&add).await?;
+            self.inner.step("return from add_columns").await?;
+        }
+        Ok(names)
+    }
+
+    async fn attach(&self, claim: &Claim) -> Result<Arc<dyn Attachment>> {
+        let table = &claim.table;
+        self.inner.source.describe(table).await?;
+        let journal = &self.inner.journal;
+        // Whoever is refused raises nothing.
+        let asked = claim.clone();
+        journal
+            .act(move |book| book.take_claim(&asked, true))
+            .await?;
+        epochs::prepare(&self.inner.cluster).await?;
+        let owner = self.owner(table).await?;
+        self.inner.step("raise the epoch").await?;
+        let (asked, known) = (claim.clone(), owner.map_or(Epoch(0), |owner| owner.epoch));
+        let epoch = journal
+            .act(move |book| {
+                // Read after the server's, which is written after this one.
+                let (held, _) = book.claim(&asked.table)?;
+                if known > held {
+                    return Err(Error::refused(format!(
+                        "the journal of this sink is an old copy: it knows of epoch {held} of table {}, and the server of {known}. Put the newest one back in place",
+                        asked.table
+                    )));
+                }
+                book.take_claim(&asked, false)
+            })
+            .await?;
+        self.inner.step("write the epoch at the server").await?;
+        let ours = Owner {
+            journal: journal.identity().to_owned(),
+            epoch,
+        };
+        epochs::write(&self.inner.cluster, table, &ours).await?;
+        let attempt = Arc::new(Attempt {
+            inner: Arc::clone(&self.inner),
+            table: table.clone(),
+            run: claim.run,
+            epoch,
+        });
+        // No older attempt can change the server any more: what it has begun is ended first.
+        let name = table.clone();
+        let begun = journal.act(move |book| book.all_publishing(&name)).await?;
+        for what in begun {
+            let label = what.key.label();
+            match attempt.push(what, false).await {
+                Ok(()) => {}
+                Err(error)
+                    if matches!(error.kind(), Kind::Refused | Kind::Corrupt | Kind::Schema) =>
+                {
+                    // It is told to whoever begins the partition again.
+                    tracing::warn!(%error, partition = %label, "a partition that was being published cannot go on");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let (name, run) = (table.clone(), claim.run);
+        self.inner.step("discard what no position covers").await?;
+        let positions = journal
+            .act(move |book| {
+                book.check_epoch(&name, epoch)?;
+                book.sweep(&name.to_string())?;
+                positions(book, &name, run)
+            })
+            .await?;
+        self.inner.step("return from attach").await?;
+        Ok(Arc::new(DolphinAttachment::new(attempt, positions)))
+    }
+
+    async fn claim(&self, table: &TableName) -> Result<Option<Claim>> {
+        let name = table.clone();
+        let (_, held) = self
+            .inner
+            .journal
+            .act(move |book| book.claim(&name))
+            .await?;
+        Ok(held.filter(|(_, open)| *open).map(|(claim, _)| claim))
+    }
+
+    async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
+        let name = table.clone();
+        let ledger = self
+            .inner
+            .journal
+            .act(move |book| book.ledger(&name))
+            .await?;
+        let receipts = ledger.into_values().flat_map(|entries| {
+            let entries = in_effect(&entries).to_vec();
+            entries.into_iter().map(|entry| Ok(entry.receipt))
+        });
+        Ok(stream::iter(receipts.collect::<Vec<_>>()).boxed())
+    }
+
+    async fn holdings(&self, table: &TableName, selection: &Selection) -> Result<Stream<Holding>> {
+        // The ledger first: what is published in between is then not intact, which says nothing.
+        let name = table.clone();
+        let ledger = self
+            .inner
+            .journal
+            .act(move |book| book.ledger(&name))
+            .await?;
+        let partitions = match self.inner.source.partitions(table, selection).await {
+            Ok(partitions) => partitions,
+            Err(error) if error.kind() == Kind::Config => return Ok(stream::empty().boxed()),
+            Err(error) => return Err(error),
+        };
+        let mut held: BTreeMap<PartitionKey, Option<Partition>> = BTreeMap::new();
+        let known = ledger.keys().filter(|key| !selection.excludes(key));
+        held.extend(known.map(|key| (key.clone(), None)));
+        let partitions: Vec<Partition> = partitions.try_collect().await?;
+        held.extend(
+            partitions
+                .into_iter()
+                .map(|found| (found.key.clone(), Some(found))),
+        );
+        let holdings = held.into_iter().map(|(key, partition)| {
+            let entries = ledger
+                .get(&key)
+                .map_or(&[][..], |entries| in_effect(entries));
+            let version = partition.as_ref().map(|partition| &partition.version);
+            Ok(Holding {
+                receipts: entries.iter().map(|entry| entry.receipt.clone()).collect(),
+                intact: !entries.is_empty() && is_intact(entries, version),
+                key,
+                partition,
+            })
+        });
+        Ok(stream::iter(holdings.collect::<Vec<_>>()).boxed())
+    }
+}
+
+/// This run's positions, and those that others have committed of the other partitions and that are in effect, in order of key.
+fn positions(
+    book: &crate::journal::Book<'_>,
+    table: &TableName,
+    run: RunId,
+) -> Result<Vec<Position>> {
+    let mut positions: BTreeMap<PartitionKey, Vec<Position>> = BTreeMap::new();
+    let mut done = std::collections::BTreeSet::new();
+    for (key, entries) in book.ledger(table)? {
+        let own = entries
+            .iter()
+            .rev()
+            .find(|entry| entry.run == run && entry.act != Act::Confirm);
+        let positions = positions.entry(key.clone()).or_default();
+        match own {
+            Some(own) => {
+                done.insert(key);
+                positions.push(Position::committed(run, &own.receipt));
+            }
+            None => positions.extend(
+                in_effect(&entries)
+                    .iter()
+                    .filter(|entry| entry.run != run)
+                    .map(|entry| Position::committed(entry.run, &entry.receipt)),
+            ),
+        }
+    }
+    for key in book.dropped(table, run)? {
+        let dropped = Position::dropped(run, key.clone());
+        positions.entry(key).or_default().push(dropped);
+    }
+    for (key, staged) in book.all_staged(table, run)? {
+        if !done.contains(&key) && staged.is_marked() {
+            let position = staged.position(run, &key);
+            positions.entry(key).or_default().push(position);
+        }
+    }
+    Ok(positions.into_values().flatten().collect())
+}

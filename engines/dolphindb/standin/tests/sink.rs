@@ -1,0 +1,657 @@
+//! What the sink does when the server, the way to it, or somebody else is not as it should be. The suite that every engine passes is in `conformance.rs`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::{Array, RecordBatch};
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use strait_common::cpu::CpuPool;
+use strait_common::engine::{
+    Begun, Disposition, Division, DivisionKind, Outcome, Position, Store, Table,
+};
+use strait_common::ids::TableName;
+use strait_common::{Error, Kind, Result};
+use strait_conformance::data::{claim, ensure_exactly, schema, table, table_name};
+use strait_conformance::life::{Life, Until};
+use strait_conformance::{Part, visible_rows};
+use strait_dolphindb::{BATCH_BYTES, Cluster, DolphinSink, DolphinSource, Options, Watch};
+use strait_dolphindb_standin::{Fault, Offers, Settings, StandIn};
+
+type Act = Box<dyn FnOnce() -> Result<()> + Send>;
+
+/// Does something before the next step that is called so.
+#[derive(Default)]
+struct Before {
+    armed: Mutex<Vec<(&'static str, Act)>>,
+    /// Ends the process before this step, counted from 1.
+    end: AtomicU64,
+    taken: AtomicU64,
+}
+
+impl std::fmt::Debug for Before {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Before")
+    }
+}
+
+#[async_trait]
+impl Watch for Before {
+    async fn step(&self, what: &'static str) -> Result<()> {
+        let taken = self.taken.fetch_add(1, Ordering::SeqCst) + 1;
+        let end = self.end.load(Ordering::SeqCst);
+        if end > 0 && taken >= end {
+            return Err(dead());
+        }
+        let mut armed = self.armed.lock().unwrap();
+        match armed.iter().position(|(name, _)| *name == what) {
+            None => Ok(()),
+            Some(at) => (armed.remove(at).1)(),
+        }
+    }
+}
+
+fn dead() -> Error {
+    Error::internal("the process died")
+}
+
+struct World {
+    standin: Arc<StandIn>,
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> World {
+        let offers = Offers {
+            scram: false,
+            rsa: false,
+        };
+        let settings = Settings {
+            offers,
+            ..Settings::default()
+        };
+        World {
+            standin: Arc::new(StandIn::start(settings).await.unwrap()),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn cluster(&self) -> Cluster {
+        Cluster::new(Options::of_site("127.0.0.1", self.standin.address().port())).unwrap()
+    }
+
+    /// A process with the journal in this directory.
+    fn process_in(&self, journal: &Path, batch_bytes: u64) -> (Store, Arc<Before>) {
+        let before = Arc::new(Before::default());
+        let watch: Arc<dyn Watch> = Arc::clone(&before) as Arc<dyn Watch>;
+        let cpu = CpuPool::new(1);
+        let sink = DolphinSink::open(self.cluster(), journal, batch_bytes, cpu, Some(watch));
+        let store = Store {
+            source: Arc::new(DolphinSource::new(self.cluster())),
+            sink: Arc::new(sink.unwrap()),
+        };
+        (store, before)
+    }
+
+    fn process(&self) -> (Store, Arc<Before>) {
+        self.process_in(self.directory.path(), BATCH_BYTES)
+    }
+
+    async fn ensure(&self, parts: &[Part], when: &str) {
+        let visible = visible_rows(&self.process().0, &table_name().unwrap()).await;
+        if let Err(failure) = ensure_exactly(&visible.unwrap(), parts) {
+            panic!("{when}: {failure}");
+        }
+    }
+
+    /// Rows that somebody else appends.
+    fn intrude(&self, part: &Part) {
+        let rows = part.rows(0, part.len()).unwrap();
+        let mut catalog = self.standin.catalog();
+        catalog.append("dfs://suite", "ticks", &rows).unwrap();
+    }
+}
+
+fn part(day: i32, symbol: &str, numbers: std::ops::Range<i64>) -> Part {
+    let part = Part::new(Some(day), Some(symbol), numbers).unwrap();
+    part.with_empty_texts(false)
+}
+
+fn parts() -> Vec<Part> {
+    vec![
+        part(20_000, "IBM", 100..110),
+        part(20_001, "MSFT", 300..305),
+    ]
+}
+
+fn life(run: u128, parts: &[Part], disposition: Disposition) -> Life {
+    let mut life = Life::new(run, parts.to_vec()).unwrap();
+    life.disposition = disposition;
+    life
+}
+
+/// Whatever becomes of one request and its answer, the rows are there once, be it by the same attempt or the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_request_or_answer_loses_and_doubles_nothing() {
+    let faults = [
+        Fault::LoseBefore,
+        Fault::LoseAfter,
+        Fault::LoseMeanwhile(Duration::from_millis(150)),
+        Fault::Truncate(20),
+        Fault::Say("<ChunkInTransaction>locked. RefId:S00002".into()),
+        Fault::Say("<DataNodeNotReady>".into()),
+    ];
+    let requests = [
+        "n = tableInsert(",
+        "dropPartition(",
+        "variable straitRows",
+        "function tableInsert{loadTable(\"dfs://strait_ledger\"",
+        "addValuePartitions(",
+        "createPartitionedTable(",
+        "getTabletsMeta",
+    ];
+    for fault in &faults {
+        for request in requests {
+            let world = World::new().await;
+            let old = vec![part(20_000, "IBM", 1..5).changed("v0", 1..5)];
+            if request == "dropPartition(" {
+                let (store, _) = world.process();
+                let first = life(1, &old, Disposition::Append);
+                first.live(&store, Until::Complete).await.unwrap();
+            }
+            let place = format!("{fault:?} of {request}");
+            world.standin.fault(request, fault.clone());
+            let second = life(2, &parts(), Disposition::Replace);
+            let mut lives = 0;
+            loop {
+                let (store, _) = world.process();
+                match second.live(&store, Until::Complete).await {
+                    Ok(()) => break,
+                    Err(error) => assert!(
+                        lives < 2 && error.kind() == Kind::Unavailable,
+                        "{place}: {error}"
+                    ),
+                }
+                lives += 1;
+            }
+            assert_eq!(world.standin.faults_left(), 0, "{place}");
+            if request == "n = tableInsert(" {
+                assert_eq!(lives, 0, "{place}: the same attempt asks again");
+                let lost = matches!(
+                    fault,
+                    Fault::LoseBefore
+                        | Fault::LoseAfter
+                        | Fault::LoseMeanwhile(_)
+                        | Fault::Truncate(_)
+                );
+                let asked = world.standin.log();
+                let looked = asked.iter().any(|line| line.contains("getConsoleJobs"));
+                assert!(
+                    looked || !lost,
+                    "{place}: nobody asked whether the lost request still runs"
+                );
+            }
+            world.ensure(&parts(), &place).await;
+        }
+    }
+}
+
+/// An older request that still runs is cancelled, or waited for, before a count decides what it has done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_still_runs_is_not_decided_by_a_count() {
+    let world = World::new().await;
+    let insert = "n = tableInsert(";
+    // It would be done long after the count of a hasty client.
+    world
+        .standin
+        .fault(insert, Fault::LoseMeanwhile(Duration::from_millis(700)));
+    let (store, before) = world.process();
+    before
+        .armed
+        .lock()
+        .unwrap()
+        .push(("hear of a request", Box::new(|| Err(dead()))));
+    let run = life(1, &parts(), Disposition::Append);
+    let error = run.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Internal, "{error}");
+    let (store, _) = world.process();
+    run.live(&store, Until::Complete).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    world
+        .ensure(&parts(), "after all requests have ended")
+        .await;
+    let asked = world.standin.log();
+    assert!(
+        asked.iter().any(|line| line.contains("cancelConsoleJob")),
+        "{asked:?}"
+    );
+}
+
+/// A partition larger than a batch: readers may see a part of it, and nobody ever sees a row twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batch_after_batch_killed_at_every_step() {
+    for disposition in [Disposition::Append, Disposition::Replace] {
+        for end in 1.. {
+            let world = World::new().await;
+            let old = part(20_000, "IBM", 1..5).changed("v0", 1..5);
+            let (store, _) = world.process();
+            let first = life(1, std::slice::from_ref(&old), Disposition::Append);
+            first.live(&store, Until::Complete).await.unwrap();
+            let run = life(2, &parts(), disposition);
+            // Each piece of rows is a batch of its own.
+            let (store, before) = world.process_in(world.directory.path(), 1);
+            before.end.store(end, Ordering::SeqCst);
+            let lived = run.live(&store, Until::Complete).await;
+            let reached = before.taken.load(Ordering::SeqCst) >= end;
+            if let Err(error) = lived {
+                assert!(
+                    reached && error.kind() == Kind::Internal,
+                    "step {end}: {error}"
+                );
+            }
+            // The next process has other settings.
+            let (store, _) = world.process_in(world.directory.path(), 300);
+            run.live(&store, Until::Complete).await.unwrap();
+            let mut all = parts();
+            if disposition == Disposition::Append {
+                all.push(old);
+            }
+            world
+                .ensure(&all, &format!("{disposition:?}, step {end}"))
+                .await;
+            if !reached {
+                assert!(end > 20, "a life of {end} steps");
+                break;
+            }
+        }
+    }
+}
+
+/// Rows that others put into a partition while it is published are neither taken for ours nor removed unasked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_somebody_else_are_for_a_person() {
+    let world = World::new().await;
+    let part_of = parts().remove(0);
+    let stranger = part(20_000, "IBM", 900..903);
+    let (store, before) = world.process();
+    let (standin, rows) = (Arc::clone(&world.standin), stranger.rows(0, 3).unwrap());
+    let intrude: Act = Box::new(move || {
+        let inserted = standin.catalog().append("dfs://suite", "ticks", &rows);
+        assert_eq!(inserted.unwrap(), 3);
+        Ok(())
+    });
+    before
+        .armed
+        .lock()
+        .unwrap()
+        .push(("send a request", intrude));
+    let run = life(1, std::slice::from_ref(&part_of), Disposition::Append);
+    let error = run.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("has 3 rows where 0 were expected"),
+        "{error}"
+    );
+    // It stays so, and says the same again.
+    let (store, _) = world.process();
+    let again = run.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(again.kind(), Kind::Refused, "{again}");
+    world
+        .ensure(&[stranger], "the rows of somebody else stay")
+        .await;
+    let attachment = store.sink.attach(&run.claim).await.unwrap();
+    attachment.complete(Outcome::Partial).await.unwrap();
+    let replacing = life(2, std::slice::from_ref(&part_of), Disposition::Replace);
+    replacing.live(&store, Until::Complete).await.unwrap();
+    world.ensure(&[part_of], "after replacing it").await;
+}
+
+/// The server drops rows that no partition takes, and says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_the_server_drops_are_noticed() {
+    let world = World::new().await;
+    let part_of = parts().remove(0);
+    let (store, before) = world.process();
+    let standin = Arc::clone(&world.standin);
+    let forget: Act = Box::new(move || {
+        let mut catalog = standin.catalog();
+        let database = catalog.databases.get_mut("dfs://suite").unwrap();
+        let table = database.tables.get_mut("ticks").unwrap();
+        for (_, scheme) in &mut table.divisions {
+            if let strait_dolphindb_standin::Scheme::Value(known) = scheme {
+                known.array = known.array.slice(0, 1);
+                assert_eq!(known.array.len(), 1);
+            }
+        }
+        Ok(())
+    });
+    before
+        .armed
+        .lock()
+        .unwrap()
+        .push(("send a request", forget));
+    let run = life(1, &[part_of], Disposition::Append);
+    let error = run.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+    assert!(
+        error.to_string().contains("has taken 0 of 10 rows"),
+        "{error}"
+    );
+}
+
+/// And it may change values.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_the_server_changes_are_noticed() {
+    let world = World::new().await;
+    let part_of = parts().remove(0);
+    let (store, before) = world.process();
+    let standin = Arc::clone(&world.standin);
+    let other = part(20_000, "IBM", 101..111);
+    let change: Act = Box::new(move || {
+        let mut catalog = standin.catalog();
+        let database = catalog.databases.get_mut("dfs://suite").unwrap();
+        let table = database.tables.get_mut("ticks").unwrap();
+        for chunk in table.chunks.values_mut() {
+            chunk.batches = vec![other.rows(0, 10).unwrap()];
+        }
+        Ok(())
+    });
+    before
+        .armed
+        .lock()
+        .unwrap()
+        .push(("hear of a request", change));
+    let run = life(1, &[part_of], Disposition::Append);
+    let error = run.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+    assert!(
+        error.to_string().contains("the server has changed values"),
+        "{error}"
+    );
+}
+
+/// A row is of the partition that it came as, or nothing of it is sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_of_another_partition_is_corrupt() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let (ours, other) = (part(20_000, "IBM", 1..5), part(20_000, "MSFT", 5..9));
+    let run = life(1, &[other.under(ours.key.clone())], Disposition::Append);
+    let error = run.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+    assert!(error.to_string().contains("symbol"), "{error}");
+    world.ensure(&[], "nothing was sent").await;
+}
+
+/// Nobody but the journal knows what is whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_journal_is_noticed_and_can_be_given_up() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let run = life(1, &parts(), Disposition::Append);
+    run.live(&store, Until::Complete).await.unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (second, _) = world.process_in(elsewhere.path(), BATCH_BYTES);
+    let newer = vec![part(20_000, "IBM", 500..504)];
+    let replacing = life(2, &newer, Disposition::Replace);
+    let error = replacing.live(&second, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(error.to_string().contains("another journal"), "{error}");
+    world.ensure(&parts(), "after a refusal").await;
+    let name = table_name().unwrap();
+    assert!(second.sink.accept_loss(&name).await.unwrap() > 0);
+    assert_eq!(second.sink.accept_loss(&name).await.unwrap(), 0);
+    replacing.live(&second, Until::Complete).await.unwrap();
+    let after = [newer, parts().split_off(1)].concat();
+    world.ensure(&after, "after the second journal's run").await;
+    // From now on the first one is the stranger, even in the middle of a run.
+    let error = life(3, &parts(), Disposition::Replace)
+        .live(&store, Until::Complete)
+        .await;
+    assert_eq!(error.unwrap_err().kind(), Kind::Refused);
+}
+
+/// A journal that was put back from an old copy would send again what newer attempts have sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_of_the_journal_is_noticed() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    life(1, &parts()[..1], Disposition::Append)
+        .live(&store, Until::Complete)
+        .await
+        .unwrap();
+    drop(store);
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(world.directory.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    let (store, _) = world.process();
+    life(2, &parts()[1..], Disposition::Append)
+        .live(&store, Until::Complete)
+        .await
+        .unwrap();
+    let (old, _) = world.process_in(copy.path(), BATCH_BYTES);
+    let error = life(2, &parts()[1..], Disposition::Append)
+        .live(&old, Until::Complete)
+        .await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(error.to_string().contains("old copy"), "{error}");
+    world.ensure(&parts(), "after a refusal").await;
+}
+
+fn divided(name: &str, levels: &[(&str, DivisionKind)]) -> Table {
+    let level = |(column, kind): &(&str, DivisionKind)| Division {
+        column: (*column).to_owned(),
+        kind: *kind,
+    };
+    Table {
+        name: TableName::new("suite", name).unwrap(),
+        schema: schema(),
+        divisions: levels.iter().map(level).collect(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_divides_all_of_its_tables_alike() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let first = table(true).unwrap();
+    store
+        .sink
+        .prepare(&first.name, &first, false)
+        .await
+        .unwrap();
+    let alike = divided(
+        "others",
+        &[("day", DivisionKind::Value), ("note", DivisionKind::Value)],
+    );
+    let made = store
+        .sink
+        .prepare(&alike.name, &alike, false)
+        .await
+        .unwrap();
+    assert_eq!(made.created, ["table suite/others"]);
+    let buckets = DivisionKind::Hash { buckets: 3 };
+    for levels in [
+        &[("day", DivisionKind::Value)][..],
+        &[("day", DivisionKind::Value), ("symbol", buckets)],
+    ] {
+        let other = divided("another", levels);
+        for dry_run in [true, false] {
+            let error = store
+                .sink
+                .prepare(&other.name, &other, dry_run)
+                .await
+                .unwrap_err();
+            assert_eq!(error.kind(), Kind::Refused, "{error}");
+            assert!(error.to_string().contains("database suite"), "{error}");
+        }
+    }
+    let names = store.source.tables().await.unwrap();
+    assert_eq!(names.len(), 2, "{names:?}");
+}
+
+/// Ranges are made by a person; those after the last one are added as they come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranges_are_added_where_the_last_one_ends() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let ranges = divided("ticks", &[("number", DivisionKind::Range)]);
+    let error = store
+        .sink
+        .prepare(&ranges.name, &ranges, false)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(error.to_string().contains("ranges of number"), "{error}");
+    let mut lease = world.cluster().connect().await.unwrap();
+    let make = "database(\"dfs://suite\", RANGE, [0, 10])";
+    lease.connection().script(make).await.unwrap();
+    store
+        .sink
+        .prepare(&ranges.name, &ranges, false)
+        .await
+        .unwrap();
+    let parts = [
+        Part::of_numbers(0..10).unwrap().with_empty_texts(false),
+        Part::of_numbers(10..30).unwrap().with_empty_texts(false),
+    ];
+    let attachment = store.sink.attach(&claim(1).unwrap()).await.unwrap();
+    for part in &parts {
+        let begun = attachment
+            .begin(&part.partition(), Disposition::Append, None)
+            .await;
+        let Begun::Writer(mut writer) = begun.unwrap() else {
+            panic!("{part:?} was never begun");
+        };
+        let mut rows = part.rows(0, part.len()).unwrap();
+        if let Some(symbol) = rows.column_by_name("symbol") {
+            assert!(symbol.null_count() > 0);
+        }
+        writer.append(rows.slice(0, 3)).await.unwrap();
+        rows = rows.slice(3, rows.num_rows() - 3);
+        writer.append(rows).await.unwrap();
+        writer.finish(part.receipt().unwrap()).await.unwrap();
+    }
+    world.ensure(&parts, "after both ranges").await;
+    let beyond = Part::of_numbers(40..50).unwrap();
+    let begun = attachment
+        .begin(&beyond.partition(), Disposition::Append, None)
+        .await;
+    let error = begun.map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(error.to_string().contains("number"), "{error}");
+    let positions: Vec<Position> = attachment
+        .positions()
+        .await
+        .unwrap()
+        .try_collect()
+        .await
+        .unwrap();
+    assert!(positions.is_empty(), "{positions:?}");
+}
+
+/// The source's buckets are taken only where the server counts them out alike.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_of_another_hash_are_refused_before_a_row_is_in() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let buckets = divided("ticks", &[("symbol", DivisionKind::Hash { buckets: 4 })]);
+    store
+        .sink
+        .prepare(&buckets.name, &buckets, false)
+        .await
+        .unwrap();
+    let attachment = store.sink.attach(&claim(1).unwrap()).await.unwrap();
+    let ours = part(20_000, "IBM", 0..8);
+    let rows: RecordBatch = ours.rows(0, 8).unwrap();
+    let mut taken = 0;
+    for index in 0..4 {
+        let key = format!("symbol=bucket({index},4)").parse().unwrap();
+        let asked = ours.clone().under(key);
+        let begun = attachment
+            .begin(&asked.partition(), Disposition::Append, None)
+            .await;
+        let Begun::Writer(mut writer) = begun.unwrap() else {
+            panic!("bucket {index} was never begun");
+        };
+        writer.append(rows.clone()).await.unwrap();
+        match writer.finish(asked.receipt().unwrap()).await {
+            Ok(_) => taken += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Refused, "{error}");
+                assert!(error.to_string().contains("another bucket"), "{error}");
+            }
+        }
+    }
+    assert_eq!(taken, 1);
+    world.ensure(&[ours], "in the one bucket").await;
+}
+
+/// An attempt of another machine with the same journal, late: the server's own ledger stops it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_itself_stops_a_late_attempt() {
+    let world = World::new().await;
+    let part_of = parts().remove(0);
+    let (store, before) = world.process();
+    let (standin, name) = (Arc::clone(&world.standin), table_name().unwrap());
+    let overtake: Act = Box::new(move || {
+        let mut catalog = standin.catalog();
+        let ledger = catalog.table("dfs://strait_ledger", "epochs").unwrap();
+        let mut rows = ledger.rows(|_| true).unwrap();
+        assert!(rows.num_rows() > 0);
+        let mut columns = rows.columns().to_vec();
+        columns[2] = Arc::new(arrow::array::Int64Array::from(vec![1000; rows.num_rows()]));
+        rows = RecordBatch::try_new(rows.schema(), columns).unwrap();
+        catalog
+            .append("dfs://strait_ledger", "epochs", &rows)
+            .unwrap();
+        Ok(())
+    });
+    before
+        .armed
+        .lock()
+        .unwrap()
+        .push(("send a request", overtake));
+    let run = life(1, &[part_of], Disposition::Append);
+    let error = run.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Fenced, "{error}");
+    assert!(error.to_string().contains("1000"), "{error} of {name}");
+    world.ensure(&[], "nothing was written").await;
+}
+
+/// What came before a run is noticed by the plan.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_no_run_has_put_there_are_foreign() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let ticks = table(true).unwrap();
+    let prepare = async || {
+        store
+            .sink
+            .prepare(&ticks.name, &ticks, false)
+            .await
+            .unwrap()
+    };
+    prepare().await;
+    let mut lease = world.cluster().connect().await.unwrap();
+    let add = "addValuePartitions(database(\"dfs://suite\"), [2024.10.04], 0); addValuePartitions(database(\"dfs://suite\"), [\"IBM\"], 1)";
+    lease.connection().script(add).await.unwrap();
+    assert!(!prepare().await.foreign);
+    world.intrude(&part(20_000, "IBM", 0..3));
+    assert!(prepare().await.foreign);
+    life(1, &parts(), Disposition::Replace)
+        .live(&store, Until::Complete)
+        .await
+        .unwrap();
+    assert!(!prepare().await.foreign);
+    world.ensure(&parts(), "replaced").await;
+}
