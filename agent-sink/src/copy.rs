@@ -23,7 +23,6 @@ use strait_common::engine::{Begun, PartitionWriter, Sink, TableFile};
 use strait_common::files::FileDigest;
 use strait_common::frame::{Decoder, Frame};
 use strait_common::key::PartitionKey;
-use strait_common::patience::within;
 use strait_common::shutdown::Shutdown;
 use strait_common::{Error, Result};
 use strait_proto::v1;
@@ -90,16 +89,13 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A call of the engine, within its time, and counted.
+    /// A call of the engine.
     async fn engine<T>(
         &self,
         call: &'static str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let begun = Instant::now();
-        let done = within(self.engine_timeout, call, work).await;
-        self.metrics.waited_for(call, begun.elapsed());
-        done
+        self.metrics.engine(call, self.engine_timeout, work).await
     }
 }
 
@@ -699,9 +695,7 @@ impl Finishing {
             bytes: self.held,
         };
         let finish = self.attached.finish(self.writer, self.receipt.clone());
-        let begun = Instant::now();
-        let finished = within(self.timeout, "finish", finish).await;
-        self.metrics.waited_for("finish", begun.elapsed());
+        let finished = self.metrics.engine("finish", self.timeout, finish).await;
         match &finished {
             Ok(_) => _ = self.metrics.partitions_published.inc(),
             Err(error) => self.metrics.failed(error.kind()),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use strait_common::budget::Budget;
 use strait_common::engine::Store;
-use strait_common::metrics::{Counted, Counters, Figures, Seconds, Watched, label};
+use strait_common::metrics::{Counters, Figures, Seconds, Streams, Watched, label};
+use strait_common::patience::within;
 use strait_common::shutdown::Shutdown;
 use strait_common::{Error, Kind, Result};
+use tokio::time::Instant;
 
 /// Counted since the agent started.
 #[derive(Debug, Default)]
@@ -24,9 +25,8 @@ pub struct Metrics {
     /// By kind of error.
     partitions_failed: Counters,
     /// By call of the engine.
-    engine: Seconds,
-    streams: Gauge,
-    streams_waiting: Gauge,
+    engine_seconds: Seconds,
+    pub(crate) streams: Streams,
 }
 
 impl Metrics {
@@ -44,9 +44,25 @@ impl Metrics {
         metrics
     }
 
+    /// A call of the engine, within its time, and counted.
+    ///
+    /// # Errors
+    /// What the call says; `Unavailable`, naming it, if it takes longer.
+    pub(crate) async fn engine<T>(
+        &self,
+        call: &'static str,
+        timeout: Duration,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let begun = Instant::now();
+        let done = within(timeout, call, work).await;
+        self.waited_for(call, begun.elapsed());
+        done
+    }
+
     /// A call of the engine has taken so long.
-    pub fn waited_for(&self, call: &str, time: Duration) {
-        self.engine
+    fn waited_for(&self, call: &str, time: Duration) {
+        self.engine_seconds
             .get_or_create(&label("call", call))
             .inc_by(time.as_secs_f64());
     }
@@ -58,16 +74,6 @@ impl Metrics {
             .inc();
     }
 
-    /// A stream is open.
-    pub fn stream(&self) -> Counted {
-        Counted::new(&self.streams)
-    }
-
-    /// A stream waits for memory.
-    pub fn waiting(&self) -> Counted {
-        Counted::new(&self.streams_waiting)
-    }
-
     fn register(&self, figures: &mut Figures) {
         let Metrics {
             rows_received,
@@ -77,9 +83,8 @@ impl Metrics {
             partitions_published,
             attaches,
             partitions_failed,
-            engine,
+            engine_seconds,
             streams,
-            streams_waiting,
         } = self;
         figures.add(
             "rows_received",
@@ -119,14 +124,9 @@ impl Metrics {
         figures.add(
             "engine_seconds",
             "Time that streams have waited for engines, by call",
-            engine.clone(),
+            engine_seconds.clone(),
         );
-        figures.add("streams", "Streams that are open", streams.clone());
-        figures.add(
-            "streams_waiting",
-            "Streams that wait for memory",
-            streams_waiting.clone(),
-        );
+        streams.register(figures);
     }
 }
 

@@ -316,10 +316,10 @@ impl Shared {
         let work = async move {
             let phase = PhaseCell::new(Phase::Lease);
             let serve = async {
-                let waiting = metrics.waiting();
+                let waiting = metrics.streams.waiting();
                 let lease = budget.lease(lease_bytes).await?;
                 drop(waiting);
-                let _open = metrics.stream();
+                let _open = metrics.streams.open();
                 let opened = v1::Opened {
                     window_frames: open.window_frames,
                     lease_bytes,

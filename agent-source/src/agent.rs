@@ -304,9 +304,7 @@ impl Agent {
     pub fn under_way(&self) -> Vec<Arc<Live>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         let live = live.values();
-        live.filter(|live| live.snapshot().row.status.is_active())
-            .cloned()
-            .collect()
+        live.filter(|live| !live.is_over()).cloned().collect()
     }
 
     /// Waits until every run has stopped. Cancel-safe.

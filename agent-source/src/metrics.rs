@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
-use strait_common::metrics::{Counted, Counters, Figures, Labels, Seconds, Watched, label};
+use strait_common::metrics::{Counters, Figures, Labels, Seconds, Streams, Watched, label};
 use strait_common::{Error, Kind, Result};
 
 use crate::agent::Agent;
 use crate::runs::Totals;
-use crate::schedule::book::{Event, State};
+use crate::schedule::book::{Event, Start, State};
 use crate::schedule::desk::Kept;
 
 /// Counted since the agent started.
@@ -30,8 +29,7 @@ pub struct Metrics {
     /// By job and event.
     told: Counters,
     pub(crate) notifications_failed: Counter,
-    streams: Gauge,
-    streams_waiting: Gauge,
+    pub(crate) streams: Streams,
 }
 
 /// What a stream can wait for.
@@ -122,16 +120,6 @@ impl Metrics {
         }
     }
 
-    /// A stream is open.
-    pub fn stream(&self) -> Counted {
-        Counted::new(&self.streams)
-    }
-
-    /// A stream waits to be let in.
-    pub fn waiting(&self) -> Counted {
-        Counted::new(&self.streams_waiting)
-    }
-
     fn register(&self, figures: &mut Figures) {
         let Metrics {
             rows_sent,
@@ -145,7 +133,6 @@ impl Metrics {
             told,
             notifications_failed,
             streams,
-            streams_waiting,
         } = self;
         figures.add(
             "rows_sent",
@@ -197,12 +184,7 @@ impl Metrics {
             "Notifications that were given up",
             notifications_failed.clone(),
         );
-        figures.add("streams", "Streams that are open", streams.clone());
-        figures.add(
-            "streams_waiting",
-            "Streams that wait for memory, here or at the sink",
-            streams_waiting.clone(),
-        );
+        streams.register(figures);
     }
 }
 
@@ -264,19 +246,18 @@ impl Watched for Agent {
     }
 }
 
+/// The start in such a state that ended last.
+fn last(kept: &Kept, is: fn(State) -> bool) -> Option<&Start> {
+    let starts = kept.book.starts().filter(|start| is(start.state));
+    starts.max_by_key(|start| start.ended_at)
+}
+
 fn write_jobs<'a>(figures: &mut Figures, jobs: impl Iterator<Item = &'a Kept> + Clone, now: i64) {
     let mut each = |name, help, figure: &dyn Fn(&Kept) -> Option<i64>| {
         let values = jobs
             .clone()
             .filter_map(|kept| Some((label("job_name", &kept.file.name), figure(kept)? as f64)));
         figures.gauges(name, help, values);
-    };
-    let last = |kept: &Kept, is: fn(State) -> bool| {
-        kept.book
-            .starts()
-            .filter(|start| is(start.state))
-            .max_by_key(|start| start.ended_at)
-            .cloned()
     };
     each(
         "job_enabled",
@@ -292,13 +273,8 @@ fn write_jobs<'a>(figures: &mut Figures, jobs: impl Iterator<Item = &'a Kept> + 
         "job_open_starts",
         "Starts that are owed: due, under way, or to be tried again",
         &|kept| {
-            i64::try_from(
-                kept.book
-                    .starts()
-                    .filter(|start| start.state.is_open())
-                    .count(),
-            )
-            .ok()
+            let open = kept.book.starts().filter(|start| start.state.is_open());
+            i64::try_from(open.count()).ok()
         },
     );
     each(

@@ -185,6 +185,11 @@ impl Live {
         self.over.cancelled().await;
     }
 
+    /// Whether it is not driven any more.
+    pub fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
     /// The figures as of now.
     pub fn snapshot(&self) -> Snapshot {
         let (totals, running, current) = {

@@ -125,7 +125,7 @@ pub enum Ended {
 /// # Errors
 /// What broke the stream; its partitions under way were given to [`Board::lost`].
 pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
-    let (waiting, begun) = (attempt.metrics.waiting(), Instant::now());
+    let (waiting, begun) = (attempt.metrics.streams.waiting(), Instant::now());
     let budget = attempt.budget.for_stream();
     let lease = budget.lease(attempt.stream_bytes).await?;
     let (to_wire, from_stream) = mpsc::channel(1);
@@ -179,7 +179,7 @@ pub async fn run<B: Board>(attempt: &Attempt, board: &B) -> Result<Ended> {
         finishes_max: attempt.finishes_max,
     };
     let steps = Steps::new(attempt.compression);
-    let _open = attempt.metrics.stream();
+    let _open = attempt.metrics.streams.open();
     let mut stream = Stream {
         session: Session::new(limits, attempt.digest_id.clone(), attempt.selection.text()),
         attempt,

@@ -75,6 +75,16 @@ impl Frame {
     }
 }
 
+/// What these rows take in memory, in bytes; what they share with others of their buffers is not their own. A type whose slices cannot be measured
+/// counts whole, which is too much rather than too little.
+pub fn slice_bytes(records: &RecordBatch) -> u64 {
+    let bytes = records.columns().iter().map(|column| {
+        let own = column.to_data().get_slice_memory_size();
+        own.unwrap_or_else(|_| column.get_array_memory_size()) as u64
+    });
+    bytes.sum()
+}
+
 /// Turns batches into frames. Keeps its buffers and its zstd context, so one per stream.
 pub struct Encoder {
     zstd: Option<zstd::bulk::Compressor<'static>>,

@@ -52,8 +52,7 @@ pub fn label(name: &'static str, value: impl ToString) -> Labels {
 pub struct Counted(Gauge);
 
 impl Counted {
-    /// One more in `gauge`.
-    pub fn new(gauge: &Gauge) -> Counted {
+    fn new(gauge: &Gauge) -> Counted {
         gauge.inc();
         Counted(gauge.clone())
     }
@@ -62,6 +61,35 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// The streams of an agent.
+#[derive(Debug, Default)]
+pub struct Streams {
+    open: Gauge,
+    waiting: Gauge,
+}
+
+impl Streams {
+    /// One is open.
+    pub fn open(&self) -> Counted {
+        Counted::new(&self.open)
+    }
+
+    /// One waits for memory, of whichever agent.
+    pub fn waiting(&self) -> Counted {
+        Counted::new(&self.waiting)
+    }
+
+    /// Puts them on a page.
+    pub fn register(&self, figures: &mut Figures) {
+        figures.add("streams", "Streams that are open", self.open.clone());
+        figures.add(
+            "streams_waiting",
+            "Streams that wait for memory, of this agent or of the other",
+            self.waiting.clone(),
+        );
     }
 }
 

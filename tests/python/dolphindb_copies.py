@@ -233,6 +233,16 @@ def backup(checks, pair, client):
     compared(checks, "and so has the table that is restored from it", client, pair.lake_b / "db1/restored")
 
 
+def on_its_way(pair, run, done):
+    """Waits until so many partitions of the run are done; whether it has not ended by then."""
+    deadline = time.monotonic() + 120
+    while (shown := pair.show(run))["partitions_done"] < done and shown["status"] not in ENDED:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"run {run}: {shown}")
+        time.sleep(0.02)
+    return shown["status"] not in ENDED
+
+
 def killed(checks, address, client):
     kills = 0
     # Small, so that a partition has checkpoints on its way.
@@ -240,12 +250,7 @@ def killed(checks, address, client):
         path = pair.lake_b / "db1/mt"
         run = pair.begin("live:db1/mt", "dr:db1/mt", "--bandwidth-max", "100KiB")
         for done in (1, 3, 5):
-            deadline = time.monotonic() + 120
-            while (shown := pair.show(run))["partitions_done"] < done and shown["status"] not in ENDED:
-                if time.monotonic() > deadline:
-                    raise AssertionError(f"run {run}: {shown}")
-                time.sleep(0.02)
-            kills += shown["status"] not in ENDED
+            kills += on_its_way(pair, run, done)
             pair.source.kill9()
             pair.source.start()
         ended = pair.wait(run, timeout_s=120)
@@ -373,12 +378,7 @@ def killed_on_the_way(checks, address, to, client, other, role):
         agents = {"source": [pair.source], "sink": [pair.sink], "both": [pair.sink, pair.source]}[role]
         run = pair.begin("live:db1/mt", "dr:db1/mt", "--bandwidth-max", "100KiB")
         for done in (0, 2, 4, 6):
-            deadline = time.monotonic() + 120
-            while (shown := pair.show(run))["partitions_done"] < done and shown["status"] not in ENDED:
-                if time.monotonic() > deadline:
-                    raise AssertionError(f"run {run}: {shown}")
-                time.sleep(0.02)
-            kills += shown["status"] not in ENDED
+            kills += on_its_way(pair, run, done)
             for agent in agents:
                 agent.kill9()
             for agent in agents:

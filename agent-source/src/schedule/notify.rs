@@ -75,7 +75,8 @@ async fn once(way: &Way, text: &str) -> Result<()> {
 /// One POST over a connection of its own. What `https` trusts is what the machine trusts, or the file that `SSL_CERT_FILE` names.
 async fn post(url: &str, text: &str) -> Result<()> {
     // A URL may have a secret in it, and is named by whoever calls.
-    let failed = |error: reqwest::Error| Error::unavailable(told(&error.without_url()));
+    let failed =
+        |error: reqwest::Error| Error::unavailable("POST").with_source(error.without_url());
     let client = reqwest::Client::builder()
         .user_agent(concat!("strait/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
@@ -90,13 +91,6 @@ async fn post(url: &str, text: &str) -> Result<()> {
         true => Ok(()),
         false => Err(Error::unavailable(format!("it answered '{status}'"))),
     }
-}
-
-/// An error and what it comes from: the reason of a refused connection is at the end.
-fn told(error: &dyn std::error::Error) -> String {
-    let reasons = std::iter::successors(Some(error), |error| error.source());
-    let reasons: Vec<String> = reasons.map(ToString::to_string).collect();
-    reasons.join(": ")
 }
 
 /// Runs a program with the JSON on its standard input. It dies with whoever waits for it.

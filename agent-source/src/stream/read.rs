@@ -8,7 +8,7 @@ use strait_common::budget::{Budget, Lease};
 use strait_common::cpu::CpuPool;
 use strait_common::digest::{Digest, digest};
 use strait_common::engine::{Batch, Stream as EngineStream};
-use strait_common::frame::Encoder;
+use strait_common::frame::{Encoder, slice_bytes};
 use strait_common::patience::within;
 use strait_common::selection::Selection;
 use strait_common::shutdown::Shutdown;
@@ -140,7 +140,7 @@ impl Preparing {
 
     /// A row that is larger than a frame takes a lease of its own before it is encoded.
     async fn oversized(&self, batch: &Batch) -> Result<Option<Lease>> {
-        let bytes = batch_bytes(batch);
+        let bytes = slice_bytes(&batch.records);
         if bytes <= self.frame_bytes_max {
             return Ok(None);
         }
@@ -176,16 +176,4 @@ fn encode(
         digest,
     };
     Ok((encoded, begun.elapsed()))
-}
-
-fn batch_bytes(batch: &Batch) -> u64 {
-    use arrow::array::Array;
-    let bytes = batch.records.columns().iter().map(|column| {
-        // What the slice uses; what it shares with others is not its own.
-        column
-            .to_data()
-            .get_slice_memory_size()
-            .unwrap_or_else(|_| column.get_array_memory_size()) as u64
-    });
-    bytes.sum()
 }

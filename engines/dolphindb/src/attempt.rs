@@ -12,6 +12,7 @@ use strait_common::engine::{
     Attachment, Begun, Confirmed, Cursor, Disposition, Finished, Mark, Outcome, Partition,
     PartitionWriter, Position, PositionState, Receipt, Stream, Version,
 };
+use strait_common::frame::slice_bytes;
 use strait_common::ids::{Epoch, RunId};
 use strait_common::key::{Cell, PartitionKey};
 use strait_common::selection::{Selection, equals, in_range};
@@ -19,7 +20,7 @@ use strait_common::{Error, Kind, Result};
 
 use crate::fit::fit;
 use crate::journal::{Act, Entry, Piece, Publishing, Staged, is_intact};
-use crate::publish::{Attempt, bytes_of, encoded};
+use crate::publish::{Attempt, encoded};
 use crate::scheme;
 use crate::sink::PIECE_BYTES;
 use crate::source::Described;
@@ -176,24 +177,7 @@ impl Attachment for DolphinAttachment {
         let attempt = &self.attempt;
         let described = attempt.inner.source.described(&attempt.table).await?;
         check_key(&described.divisions(), &described.schema, key)?;
-        let what = Publishing {
-            run: attempt.run,
-            key: key.clone(),
-            act: Act::Drop,
-            receipt: None,
-            columns: Vec::new(),
-            writer: String::new(),
-            pieces: 0,
-            cleared: false,
-            before: 0,
-            before_digest: Digest::default(),
-            whole: true,
-            done_rows: 0,
-            done_pieces: 0,
-            sent_pieces: 0,
-            session: String::new(),
-            trouble: None,
-        };
+        let what = Publishing::new(attempt.run, key.clone(), Act::Drop);
         let (table, run, epoch) = (attempt.table.clone(), attempt.run, attempt.epoch);
         let begun = what.clone();
         attempt.step("write down what is dropped").await?;
@@ -383,7 +367,7 @@ impl PartitionWriter for DolphinWriter {
         });
         let fitted = fitted.await?;
         self.rows += rows;
-        self.waiting_bytes += bytes_of(&fitted);
+        self.waiting_bytes += slice_bytes(&fitted);
         self.waiting.push(fitted);
         if self.waiting_bytes >= PIECE_BYTES {
             self.flush().await?;
@@ -452,26 +436,16 @@ impl PartitionWriter for DolphinWriter {
         let columns = self.columns.take().unwrap_or_default();
         let piece = self.piece().await?;
         let at = self.staged.pieces;
+        let act = match self.disposition {
+            Disposition::Append => Act::Append,
+            Disposition::Replace => Act::Replace,
+        };
         let mut what = Publishing {
-            run,
-            key: key.clone(),
-            act: match self.disposition {
-                Disposition::Append => Act::Append,
-                Disposition::Replace => Act::Replace,
-            },
             receipt: Some(receipt.clone()),
             columns: run_columns(columns, &receipt, &self.described)?,
             writer: self.staged.writer.clone(),
             pieces: at + u64::from(piece.is_some()),
-            cleared: self.disposition == Disposition::Append,
-            before: 0,
-            before_digest: Digest::default(),
-            whole: true,
-            done_rows: 0,
-            done_pieces: 0,
-            sent_pieces: 0,
-            session: String::new(),
-            trouble: None,
+            ..Publishing::new(run, key.clone(), act)
         };
         if self.disposition == Disposition::Append {
             // What is there already is read, so that what is there afterwards can be compared.

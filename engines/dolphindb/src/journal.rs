@@ -106,6 +106,31 @@ pub(crate) struct Publishing {
     pub(crate) trouble: Option<String>,
 }
 
+impl Publishing {
+    /// One of which nothing has happened yet: without a receipt and without rows.
+    pub(crate) fn new(run: RunId, key: PartitionKey, act: Act) -> Publishing {
+        Publishing {
+            run,
+            key,
+            act,
+            receipt: None,
+            columns: Vec::new(),
+            writer: String::new(),
+            pieces: 0,
+            // Rows that join others leave them there.
+            cleared: act == Act::Append,
+            before: 0,
+            before_digest: Digest::default(),
+            whole: true,
+            done_rows: 0,
+            done_pieces: 0,
+            sent_pieces: 0,
+            session: String::new(),
+            trouble: None,
+        }
+    }
+}
+
 /// What a run has staged of a partition.
 #[derive(Clone, Debug)]
 pub(crate) struct Staged {

@@ -18,6 +18,7 @@ use futures::TryStreamExt;
 use strait_common::budget::Budget;
 use strait_common::digest::{Digest, digest};
 use strait_common::engine::{Cursor, Partition, ReadLimits, Source, Version};
+use strait_common::frame::slice_bytes;
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
 use strait_common::selection::{Selection, SelectionSpec};
@@ -104,7 +105,7 @@ pub(crate) fn encoded(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Pie
     let (mut rows, mut bytes) = (0, 0);
     for batch in batches {
         rows += batch.num_rows() as u64;
-        bytes += bytes_of(batch);
+        bytes += slice_bytes(batch);
         writer
             .write(batch)
             .or_error(Kind::Internal, "rows for the journal")?;
@@ -118,18 +119,6 @@ pub(crate) fn encoded(batches: &[RecordBatch], schema: &SchemaRef) -> Result<Pie
         bytes,
         content,
     })
-}
-
-/// The bytes of these rows alone.
-pub(crate) fn bytes_of(batch: &RecordBatch) -> u64 {
-    let columns = batch.columns().iter();
-    columns
-        .map(|column| {
-            let data = column.to_data();
-            data.get_slice_memory_size()
-                .unwrap_or_else(|_| column.get_array_memory_size()) as u64
-        })
-        .sum()
 }
 
 impl Attempt {

@@ -29,7 +29,7 @@ use crate::cluster::Cluster;
 use crate::encode::Argument;
 use crate::epochs::{self, Owner};
 use crate::fit::{self, VALUE_RULES};
-use crate::journal::{Act, Journal, in_effect, is_intact};
+use crate::journal::{Act, Entry, Journal, in_effect, is_intact};
 use crate::publish::{Attempt, READ_BYTES};
 use crate::script;
 use crate::source::{DolphinSource, handle};
@@ -192,6 +192,12 @@ impl DolphinSink {
             Err(error) if error.kind() == Kind::Config => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn ledger(&self, table: &TableName) -> Result<BTreeMap<PartitionKey, Vec<Entry>>> {
+        let name = table.clone();
+        let journal = &self.inner.journal;
+        journal.act(move |book| book.ledger(&name)).await
     }
 
     async fn is_there(&self, database: &str) -> Result<bool> {
@@ -500,12 +506,7 @@ impl Sink for DolphinSink {
     }
 
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
-        let name = table.clone();
-        let ledger = self
-            .inner
-            .journal
-            .act(move |book| book.ledger(&name))
-            .await?;
+        let ledger = self.ledger(table).await?;
         let receipts = ledger.into_values().flat_map(|entries| {
             let entries = in_effect(&entries).to_vec();
             entries.into_iter().map(|entry| Ok(entry.receipt))
@@ -515,12 +516,7 @@ impl Sink for DolphinSink {
 
     async fn holdings(&self, table: &TableName, selection: &Selection) -> Result<Stream<Holding>> {
         // The ledger first: what is published in between is then not intact, which says nothing.
-        let name = table.clone();
-        let ledger = self
-            .inner
-            .journal
-            .act(move |book| book.ledger(&name))
-            .await?;
+        let ledger = self.ledger(table).await?;
         let partitions = match self.inner.source.partitions(table, selection).await {
             Ok(partitions) => partitions,
             Err(error) if error.kind() == Kind::Config => return Ok(stream::empty().boxed()),

@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
+use strait_common::frame::slice_bytes;
 use strait_common::ids::Epoch;
 use strait_common::key::PartitionKey;
 use strait_common::regroup::split;
@@ -18,13 +19,13 @@ use crate::table::values_of;
 use crate::types::Mapping;
 
 /// Rows that are collected, in bytes. Beside them a writer of some of them is open: together they stay within what an open writer is reckoned with.
-const COLLECTED_BYTES_MAX: usize = 6 << 20;
+const COLLECTED_BYTES_MAX: u64 = 6 << 20;
 
 /// Rows since the last checkpoint, told apart.
 #[derive(Debug, Default)]
 pub(crate) struct Apart {
     collected: BTreeMap<PartitionKey, Collected>,
-    bytes: usize,
+    bytes: u64,
     /// Files that are written; not durable.
     files: Vec<Fresh>,
 }
@@ -32,7 +33,7 @@ pub(crate) struct Apart {
 #[derive(Debug, Default)]
 struct Collected {
     batches: Vec<RecordBatch>,
-    bytes: usize,
+    bytes: u64,
 }
 
 /// What telling rows apart needs to know of the table, and where files go.
@@ -127,16 +128,6 @@ pub(crate) fn in_file(stored: &RecordBatch, in_log: &[String]) -> Result<RecordB
     let at = (0..fields.fields().len()).filter(|&at| !in_log.contains(fields.field(at).name()));
     let at: Vec<usize> = at.collect();
     stored.project(&at).or_error(Kind::Internal, "project")
-}
-
-/// What the rows use; what they share with others of their frame is not their own.
-fn slice_bytes(records: &RecordBatch) -> usize {
-    let columns = records.columns().iter();
-    let bytes = columns.map(|column| {
-        let own = column.to_data().get_slice_memory_size();
-        own.unwrap_or_else(|_| column.get_array_memory_size())
-    });
-    bytes.sum()
 }
 
 fn own(mut fresh: Fresh, key: PartitionKey) -> Fresh {

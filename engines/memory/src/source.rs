@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strait_common::engine::{
     Batch, Cursor, Partition, PartitionFiles, ReadLimits, Source, Stream, Table,
 };
+use strait_common::frame::slice_bytes;
 use strait_common::ids::TableName;
 use strait_common::selection::Selection;
 use strait_common::{Error, Kind, OrError, Result};
@@ -75,7 +76,7 @@ impl Source for MemorySource {
             table: table.clone(),
             partition: partition.clone(),
             columns: columns.collect::<Result<_>>()?,
-            batch_bytes: usize::try_from(limits.batch_bytes).unwrap_or(usize::MAX),
+            batch_bytes: limits.batch_bytes,
         };
         let start = offset_of(after)?;
         // The version is looked at when the stream is opened too, so that nobody waits for a first batch to learn it.
@@ -152,7 +153,7 @@ struct Read {
     table: TableName,
     partition: Partition,
     columns: Vec<usize>,
-    batch_bytes: usize,
+    batch_bytes: u64,
 }
 
 impl Read {
@@ -197,23 +198,11 @@ impl Read {
         while rows.num_rows() > 1 && slice_bytes(&rows) > self.batch_bytes {
             let bytes = slice_bytes(&rows);
             // What the mean width allows, but fewer each time, since the first rows may be the wide ones.
-            let fitting = rows.num_rows().saturating_mul(self.batch_bytes) / bytes;
-            rows = rows.slice(0, fitting.clamp(1, rows.num_rows() - 1));
+            let count = rows.num_rows();
+            let fitting = (count as u64).saturating_mul(self.batch_bytes) / bytes;
+            let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
+            rows = rows.slice(0, fitting.clamp(1, count - 1));
         }
         rows
     }
-}
-
-/// The bytes of these rows alone, not of the buffers that they are a part of.
-pub(crate) fn slice_bytes(rows: &RecordBatch) -> usize {
-    let columns = rows.columns().iter();
-    // A type whose slices cannot be measured counts whole, which makes batches smaller than need be.
-    columns
-        .map(|column| {
-            column
-                .to_data()
-                .get_slice_memory_size()
-                .unwrap_or_else(|_| column.get_array_memory_size())
-        })
-        .sum()
 }

@@ -10,12 +10,12 @@ use strait_common::engine::{
     Claim, Disposition, Division, Mark, Origin, Partition, Position, PositionState, Receipt, Store,
     Table, Version,
 };
+use strait_common::frame::slice_bytes;
 use strait_common::ids::{RunId, TableName};
 use strait_common::key::PartitionKey;
 use strait_common::{Error, Kind, OrError, Result};
 
 use crate::rows::{Row, canonical_rows};
-use crate::source::slice_bytes;
 use crate::{MemorySink, MemorySource};
 
 /// A store in memory. Clones share it; [`snapshot`](MemoryStore::snapshot) copies it.
@@ -197,11 +197,11 @@ impl TableState {
     /// A partition as readers see it.
     pub(crate) fn partition(&self, key: &PartitionKey) -> Option<Partition> {
         let visible = self.partitions.get(key)?;
-        let bytes = visible.batches.iter().map(slice_bytes).sum::<usize>();
+        let bytes = visible.batches.iter().map(slice_bytes).sum();
         Some(Partition {
             key: key.clone(),
             rows: Some(visible.rows() as u64),
-            bytes: Some(bytes as u64),
+            bytes: Some(bytes),
             version: visible.version(),
             pin: String::new(),
             origin: Origin {

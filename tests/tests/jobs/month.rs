@@ -212,7 +212,7 @@ impl World {
         let starts = jobs.get(JOB).map(|kept| kept.book.starts().cloned());
         let mut starts: Vec<_> = starts.into_iter().flatten().collect();
         let newest = starts.split_off(starts.len().saturating_sub(4));
-        format!("{newest:#?}, {:#?}", self.told(0).split_off(0))
+        format!("{newest:#?}, {:#?}", self.told(0))
     }
 
     /// What was told between two instants of the agent's clock.

@@ -684,8 +684,52 @@ impl Session {
     }
 
     fn add_values(&mut self, arguments: &[Option<Value>]) -> Said<Value> {
+        self.grow(arguments, |scheme, added| {
+            let Scheme::Value(known) = scheme else {
+                return Err("not a VALUE partition".into());
+            };
+            let before = cells(known.kind, &known.array);
+            let new = cells(added.kind, &added.array)
+                .iter()
+                .map(|cell| !before.contains(cell))
+                .collect::<Vec<_>>();
+            let array = arrow::compute::cast(&added.array, known.array.data_type())
+                .map_err(|error| error.to_string())?;
+            let new = arrow::compute::filter(&array, &BooleanArray::from(new))
+                .map_err(|error| error.to_string())?;
+            Ok((known, new))
+        })
+    }
+
+    /// After the last edge, which the new ones begin with.
+    fn add_ranges(&mut self, arguments: &[Option<Value>]) -> Said<Value> {
+        let edges = argument(arguments, 1)?;
+        if !matches!(edges, Value::Object(Object::Vector(_))) {
+            return Err(format!("{edges:?} are no edges"));
+        }
+        self.grow(arguments, |scheme, added| {
+            let Scheme::Range(known) = scheme else {
+                return Err("not a RANGE partition".into());
+            };
+            let before = cells(known.kind, &known.array);
+            if before.last() != cells(added.kind, &added.array).first() {
+                return Err("new ranges begin where the last one ends".into());
+            }
+            let array = arrow::compute::cast(&added.array, known.array.data_type())
+                .map_err(|error| error.to_string())?;
+            let new = array.slice(1, array.len() - 1);
+            Ok((known, new))
+        })
+    }
+
+    /// A database, what comes to a level of its scheme, and the level: the first, unless it is said. `new` tells what of it is new there.
+    fn grow(
+        &mut self,
+        arguments: &[Option<Value>],
+        new: impl for<'a> Fn(&'a mut Scheme, &Column) -> Said<(&'a mut Column, ArrayRef)>,
+    ) -> Said<Value> {
         let Value::Database(url, _) = argument(arguments, 0)?.clone() else {
-            return Err("addValuePartitions takes a database".into());
+            return Err("partitions are added to a database".into());
         };
         let added = match argument(arguments, 1)?.clone() {
             Value::Object(Object::Vector(column) | Object::Scalar(column)) => column,
@@ -704,63 +748,7 @@ impl Session {
             .get_mut(&url)
             .ok_or_else(|| format!("The database [{url}] does not exist."))?;
         let grow = |scheme: &mut Scheme| -> Said<()> {
-            let Scheme::Value(known) = scheme else {
-                return Err("not a VALUE partition".into());
-            };
-            let before = cells(known.kind, &known.array);
-            let new = cells(added.kind, &added.array)
-                .iter()
-                .map(|cell| !before.contains(cell))
-                .collect::<Vec<_>>();
-            let array = arrow::compute::cast(&added.array, known.array.data_type())
-                .map_err(|error| error.to_string())?;
-            let new = arrow::compute::filter(&array, &BooleanArray::from(new))
-                .map_err(|error| error.to_string())?;
-            known.array =
-                arrow::compute::concat(&[&known.array, &new]).map_err(|error| error.to_string())?;
-            Ok(())
-        };
-        grow(database.schemes.get_mut(level).ok_or("no such level")?)?;
-        for table in database.tables.values_mut() {
-            if let Some((_, scheme)) = table.divisions.get_mut(level) {
-                grow(scheme)?;
-            }
-        }
-        Ok(Value::Object(Object::Nothing))
-    }
-
-    /// After the last edge, which the new ones begin with.
-    fn add_ranges(&mut self, arguments: &[Option<Value>]) -> Said<Value> {
-        let Value::Database(url, _) = argument(arguments, 0)?.clone() else {
-            return Err("addRangePartitions takes a database".into());
-        };
-        let added = match argument(arguments, 1)?.clone() {
-            Value::Object(Object::Vector(column)) => column,
-            other => return Err(format!("{other:?} are no edges")),
-        };
-        let level = match arguments.get(2) {
-            Some(Some(Value::Object(object))) => {
-                object.integer().map_err(|error| error.to_string())?
-            }
-            _ => 0,
-        };
-        let level = usize::try_from(level).unwrap_or(usize::MAX);
-        let mut catalog = lock(&self.catalog);
-        let database = catalog
-            .databases
-            .get_mut(&url)
-            .ok_or_else(|| format!("The database [{url}] does not exist."))?;
-        let grow = |scheme: &mut Scheme| -> Said<()> {
-            let Scheme::Range(known) = scheme else {
-                return Err("not a RANGE partition".into());
-            };
-            let before = cells(known.kind, &known.array);
-            if before.last() != cells(added.kind, &added.array).first() {
-                return Err("new ranges begin where the last one ends".into());
-            }
-            let array = arrow::compute::cast(&added.array, known.array.data_type())
-                .map_err(|error| error.to_string())?;
-            let new = array.slice(1, array.len() - 1);
+            let (known, new) = new(scheme, &added)?;
             known.array =
                 arrow::compute::concat(&[&known.array, &new]).map_err(|error| error.to_string())?;
             Ok(())
