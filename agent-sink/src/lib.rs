@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod narrow;
 pub mod page;
 pub mod readback;
+pub mod schedule;
 pub mod service;
 pub mod session;
 pub mod settings;
@@ -27,16 +28,21 @@ use std::time::Duration;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use clap::Parser;
 use strait_common::budget::Budget;
+use strait_common::clock::Clock;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::Store;
 use strait_common::ids::TableName;
 use strait_common::shutdown::Shutdown;
 use strait_common::state_dir::StateDir;
 use strait_common::{Context, Error, Kind, OrError, Result, config, telemetry};
+use strait_jobs::desk::{Desk, Room};
+use strait_proto::v1::jobs_server::JobsServer;
 use strait_proto::v1::transfer_server::TransferServer;
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpIncoming;
 
+use crate::schedule::FarGroups;
 use crate::service::{FRAME_BYTES_MAX, Service, stream_bytes};
 use crate::settings::{Config, Settings};
 
@@ -102,6 +108,7 @@ fn start(arguments: Arguments) -> Result<()> {
         check_memory(&config, &stores)?;
         // Found wrong before the socket opens.
         config.tls.server()?;
+        FarGroups::new(&config, Shutdown::new(), TaskTracker::new())?;
         let listener = TcpListener::bind(config.listen).await.or_error(Kind::Config, format!("listen on {}", config.listen))?;
         let shutdown = Shutdown::new();
         let grace = config.grace;
@@ -158,7 +165,7 @@ const SOURCE_FRAME_BYTES_LEAST: u64 = 4096;
 /// Serves on `listener` until `shutdown`: a drain lets streams end, a cancel drops them; finishes always end.
 ///
 /// # Errors
-/// `Config` if memory is bounded by more than 4 TiB or `metrics_listen` cannot be listened on; `Internal` if the server fails.
+/// `Config` if memory is bounded by more than 4 TiB, `metrics_listen` cannot be listened on or the jobs cannot be read; `Internal` if the server fails.
 pub async fn run(
     config: &Config,
     stores: BTreeMap<String, Store>,
@@ -171,14 +178,18 @@ pub async fn run(
     let service = Service::new(
         stores,
         budget,
-        cpu,
+        cpu.clone(),
         config.engine_timeout,
         config.disk_used_max,
         shutdown.clone(),
     );
     let (streams, tables) = service.ending();
-    let _page =
-        strait_common::metrics::serve(config.metrics_listen, Arc::new(service.page())).await?;
+    let desk = match config.sources.is_empty() {
+        true => None,
+        false => Some(jobs(config, &cpu, &shutdown, &streams).await?),
+    };
+    let page = Arc::new(service.page(desk.clone()));
+    let _page = strait_common::metrics::serve(config.metrics_listen, page).await?;
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter
         .set_serving::<TransferServer<Service>>()
@@ -189,7 +200,7 @@ pub async fn run(
         .or_error(Kind::Internal, "gRPC reflection")?;
     let transfer = TransferServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX);
     tracing::info!(%address, memory_bytes = config.memory_bytes, cpu_threads = config.cpu_threads, tls = config.tls.word(),
-        stores = ?config.stores.keys().collect::<Vec<_>>(), "sink agent ready");
+        stores = ?config.stores.keys().collect::<Vec<_>>(), sources = ?config.sources.keys().collect::<Vec<_>>(), "sink agent ready");
     eprintln!("listening on {address}");
     let draining = shutdown.clone();
     // The server's own setting does not reach sockets that it is handed. Without this a credit or an ack waits 40 ms for the peer's delayed ACK.
@@ -202,6 +213,7 @@ pub async fn run(
         .http2_keepalive_interval(Some(config.peer_timeout / 2))
         .http2_keepalive_timeout(Some(config.peer_timeout / 2))
         .add_service(transfer)
+        .add_optional_service(desk.map(|desk| JobsServer::new(strait_jobs::service::Service(desk))))
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(incoming, async move { draining.draining().await });
@@ -225,6 +237,26 @@ pub async fn run(
     }
     tracing::info!("sink agent stopped");
     served.map_err(|error: Error| error.context(address))
+}
+
+/// The jobs that live at this agent, which begin to start by themselves.
+async fn jobs(
+    config: &Config,
+    cpu: &CpuPool,
+    shutdown: &Shutdown,
+    tasks: &TaskTracker,
+) -> Result<Arc<Desk>> {
+    let groups = FarGroups::new(config, shutdown.clone(), tasks.clone())?;
+    let room = Room {
+        store: config.state_dir.join("jobs.sqlite"),
+        cpu: cpu.clone(),
+        clock: Clock::Wall,
+        shutdown: shutdown.clone(),
+        tasks: tasks.clone(),
+    };
+    let desk = Desk::open(room, Arc::new(groups)).await?;
+    tasks.spawn(Arc::clone(&desk).keep());
+    Ok(desk)
 }
 
 /// The largest message: a frame, and what little a message holds beside its payload.

@@ -11,6 +11,7 @@ use strait_common::metrics::{Counters, Figures, Seconds, Streams, Watched, label
 use strait_common::patience::within;
 use strait_common::shutdown::Shutdown;
 use strait_common::{Error, Kind, Result};
+use strait_jobs::desk::Desk;
 use tokio::time::Instant;
 
 /// Counted since the agent started.
@@ -137,6 +138,8 @@ pub(crate) struct Page {
     pub(crate) stores: BTreeMap<String, Store>,
     pub(crate) budget: Budget,
     pub(crate) shutdown: Shutdown,
+    /// The jobs that live at this agent, if it knows source agents.
+    pub(crate) desk: Option<Arc<Desk>>,
 }
 
 impl Watched for Page {
@@ -161,6 +164,9 @@ impl Watched for Page {
             "The share of it that is taken, from 0 to 1; above disk_used_max no partition begins",
             used,
         );
+        if let Some(desk) = &self.desk {
+            desk.write_figures(&mut figures).await;
+        }
         figures.text()
     }
 

@@ -16,6 +16,7 @@ use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::patience::patient;
 use strait_common::shutdown::Shutdown;
 use strait_common::{Context, Error, Result, frame, inventory, wire};
+use strait_jobs::desk::Desk;
 use strait_proto::v1::alive::Phase;
 use strait_proto::v1::copy_reply::Body as Reply;
 use strait_proto::v1::copy_request::Body as Request;
@@ -95,8 +96,9 @@ impl Service {
     }
 
     /// What Prometheus reads.
-    pub(crate) fn page(&self) -> metrics::Page {
+    pub(crate) fn page(&self, desk: Option<Arc<Desk>>) -> metrics::Page {
         metrics::Page {
+            desk,
             metrics: Arc::clone(&self.0.metrics),
             stores: self.0.stores.clone(),
             budget: self.0.budget.clone(),

@@ -9,8 +9,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use strait_common::config::{self, ByteSize, NamedUrl, Percent, Span};
 use strait_common::telemetry::{self, LogFormat};
-use strait_common::tls::{IdentityFiles, Listening};
-use strait_common::{Kind, OrError, Result};
+use strait_common::tls::{Dialling, IdentityFiles, Listening};
+use strait_common::{Context, Error, Kind, OrError, Result};
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
@@ -52,6 +52,9 @@ pub struct Settings {
     /// PEM file of the authorities of which source agents must show a certificate [default: anyone may connect]
     #[arg(long, env = "STRAIT_SINK_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// PEM file of the authorities that certificates of source agents come from; needed for https URLs of sources
+    #[arg(long, env = "STRAIT_SINK_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// Listen beyond this machine without TLS [default: false]
     #[arg(long, env = "STRAIT_SINK_INSECURE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub insecure: Option<bool>,
@@ -70,16 +73,28 @@ pub struct Settings {
     )]
     #[serde(skip)]
     pub store: Vec<NamedUrl>,
+    /// A source agent that does the work of jobs at this agent, as in main=http://host:7401; may be repeated
+    #[arg(
+        long = "source",
+        env = "STRAIT_SINK_SOURCES",
+        value_name = "NAME=URL",
+        value_delimiter = ','
+    )]
+    #[serde(skip)]
+    pub source: Vec<NamedUrl>,
     /// The stores of the file.
     #[arg(skip)]
-    pub stores: BTreeMap<String, StoreSettings>,
+    pub stores: BTreeMap<String, UrlSettings>,
+    /// The sources of the file.
+    #[arg(skip)]
+    pub sources: BTreeMap<String, UrlSettings>,
 }
 
-/// `[stores.NAME]`.
+/// `[stores.NAME]` and `[sources.NAME]`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct StoreSettings {
-    /// Where the store is.
+pub struct UrlSettings {
+    /// Where it is.
     pub url: String,
 }
 
@@ -110,8 +125,12 @@ pub struct Config {
     pub log: String,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// How source agents are connected to.
+    pub source_tls: Dialling,
     /// URL by name of store.
     pub stores: BTreeMap<String, String>,
+    /// URL by name of source agent.
+    pub sources: BTreeMap<String, String>,
 }
 
 impl Settings {
@@ -120,11 +139,28 @@ impl Settings {
     /// # Errors
     /// `Config` if no store is named, or a bound makes no sense.
     pub fn over(self, file: Settings) -> Result<Config> {
-        let named = file
-            .stores
-            .into_iter()
-            .map(|(name, store)| (name, store.url));
-        let stores = config::urls("store", "lake=lake:///data/b", &[], named, self.store)?;
+        let named = |named: BTreeMap<String, UrlSettings>| {
+            named
+                .into_iter()
+                .map(|(name, settings)| (name, settings.url))
+        };
+        let stores = config::urls(
+            "store",
+            "lake=lake:///data/b",
+            &[],
+            named(file.stores),
+            self.store,
+        )?;
+        let sources = match file.sources.is_empty() && self.source.is_empty() {
+            true => BTreeMap::new(),
+            false => config::urls(
+                "source",
+                "main=http://host:7401",
+                &["http", "https"],
+                named(file.sources),
+                self.source,
+            )?,
+        };
         let span = |flag: Option<Span>, file: Option<Span>, default_s| {
             flag.or(file)
                 .map_or(Duration::from_secs(default_s), |span| span.0)
@@ -151,6 +187,10 @@ impl Settings {
             peer_timeout: span(self.peer_timeout, file.peer_timeout, 20),
             disk_used_max: (self.disk_used_max.or(file.disk_used_max)).unwrap_or(Percent(95)),
             grace: span(self.grace, file.grace, 60),
+            source_tls: Dialling {
+                ca: self.tls_ca.or(file.tls_ca),
+                identity: identity.clone(),
+            },
             tls: Listening {
                 identity,
                 client_ca: self.tls_client_ca.or(file.tls_client_ca),
@@ -162,6 +202,7 @@ impl Settings {
                 .unwrap_or_else(|| telemetry::DEFAULT_FILTER.to_owned()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
             stores,
+            sources,
         };
         use config::{MEMORY_BYTES_MAX, SPAN_MAX, between, lasts};
         between("memory", config.memory_bytes, 1, MEMORY_BYTES_MAX)?;
@@ -171,6 +212,19 @@ impl Settings {
         lasts("peer_timeout", config.peer_timeout, second, SPAN_MAX)?;
         lasts("grace", config.grace, Duration::ZERO, SPAN_MAX)?;
         config.tls.check(config.listen)?;
+        for (name, url) in &config.sources {
+            let shown = config::without_secrets(url);
+            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+            let authority = config.source_tls.authority(scheme, "tls_ca");
+            let authority = authority.with_context(|| format!("source {name} ({shown})"))?;
+            // Whoever names an authority does not mean to be heard by everybody.
+            if authority.is_none() && config.source_tls.ca.is_some() && !config.tls.insecure {
+                return Err(Error::config(format!(
+                    "source {name} ({shown}): tls_ca is set, and this URL would be spoken to in the clear; write https, or say insecure = true if \
+                     that is meant"
+                )));
+            }
+        }
         Ok(config)
     }
 }
@@ -181,6 +235,13 @@ impl Config {
     /// # Errors
     /// `Config` if a path is no text.
     pub fn to_toml(&self) -> Result<String> {
+        let urls = |urls: &BTreeMap<String, String>| {
+            let shown = |(name, url): (&String, &String)| {
+                let url = config::without_secrets(url);
+                (name.clone(), UrlSettings { url })
+            };
+            urls.iter().map(shown).collect()
+        };
         let shown = Settings {
             listen: Some(self.listen),
             metrics_listen: self.metrics_listen,
@@ -194,20 +255,14 @@ impl Config {
             tls_cert: self.tls.identity.as_ref().map(|files| files.cert.clone()),
             tls_key: self.tls.identity.as_ref().map(|files| files.key.clone()),
             tls_client_ca: self.tls.client_ca.clone(),
+            tls_ca: self.source_tls.ca.clone(),
             insecure: Some(self.tls.insecure),
             log: Some(self.log.clone()),
             log_format: Some(self.log_format),
             store: Vec::new(),
-            stores: (self.stores.iter())
-                .map(|(name, url)| {
-                    (
-                        name.clone(),
-                        StoreSettings {
-                            url: config::without_secrets(url),
-                        },
-                    )
-                })
-                .collect(),
+            source: Vec::new(),
+            stores: urls(&self.stores),
+            sources: urls(&self.sources),
         };
         toml::to_string(&shown).or_error(Kind::Config, "configuration")
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use agent_sink::local::LocalSink;
 use strait_bundle::Bundle;
@@ -10,11 +10,12 @@ use strait_common::budget::Budget;
 use strait_common::clock::Clock;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{Source, Store};
-use strait_common::ids::RunId;
+use strait_common::ids::{GroupId, RunId};
 use strait_common::patience::patient;
 use strait_common::shutdown::Shutdown;
 use strait_common::state_dir::StateDir;
 use strait_common::{Error, Result};
+use strait_jobs::desk::Desk;
 use tokio_util::task::TaskTracker;
 
 use crate::group::{self, LiveGroup};
@@ -23,8 +24,7 @@ use crate::link::Link;
 use crate::metrics::Metrics;
 use crate::pace::Pacer;
 use crate::runner::{self, Live};
-use crate::runs::{GroupId, GroupRow, RunRow, RunStore};
-use crate::schedule::desk::Desk;
+use crate::runs::{GroupRow, RunRow, RunStore};
 use crate::settings::Config;
 
 /// The source agent's shared state.
@@ -42,11 +42,11 @@ pub struct Agent {
     pub shutdown: Shutdown,
     /// Streams of answers to operators, for a clean stop.
     pub answers: TaskTracker,
-    /// The jobs.
-    pub desk: Desk,
+    /// The jobs, once they are read.
+    pub(crate) desk: OnceLock<Arc<Desk>>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
-    clock: Clock,
+    pub(crate) clock: Clock,
     stores: BTreeMap<String, Store>,
     state_dir: StateDir,
     /// A connection that stays open: with the last one SQLite removes the files beside the store, and needs room to make them again, which what only
@@ -88,7 +88,7 @@ impl Agent {
             cpu,
             shutdown,
             answers: TaskTracker::new(),
-            desk: Desk::default(),
+            desk: OnceLock::new(),
             metrics: Arc::new(Metrics::new()),
             clock: Clock::Wall,
             stores,
@@ -139,7 +139,17 @@ impl Agent {
     /// # Errors
     /// `Config` if it cannot be opened.
     pub fn open_store(&self) -> Result<RunStore> {
-        RunStore::open(&store_path(&self.state_dir))
+        RunStore::open(&self.store_path())
+    }
+
+    /// The file of the run store, in which jobs are, too.
+    pub(crate) fn store_path(&self) -> PathBuf {
+        store_path(&self.state_dir)
+    }
+
+    /// The jobs; none before they are read.
+    pub fn desk(&self) -> Option<&Arc<Desk>> {
+        self.desk.get()
     }
 
     /// How claims at a sink name this agent.
@@ -238,7 +248,7 @@ impl Agent {
     /// # Errors
     /// `Unavailable` if its plan cannot be read.
     pub fn drive(self: &Arc<Self>, row: RunRow) -> Result<Arc<Live>> {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = self.runs_under_way();
         // Runs that have ended are in the store.
         live.retain(|_, live| live.snapshot().row.status.is_active());
         if let Some(live) = live.get(&row.id) {
@@ -248,7 +258,15 @@ impl Agent {
         let begun = Arc::new(runner::live(self, row, self.shutdown.child())?);
         live.insert(id, Arc::clone(&begun));
         let span = tracing::info_span!("run", run = %id.short());
-        let drive = runner::drive(Arc::clone(self), Arc::clone(&begun));
+        let (agent, driven) = (Arc::clone(self), Arc::clone(&begun));
+        let drive = async move {
+            runner::drive(Arc::clone(&agent), Arc::clone(&driven)).await;
+            // Whoever looks for it now finds what is stored; its plan is let go of.
+            let mut live = agent.runs_under_way();
+            if live.get(&id).is_some_and(|live| Arc::ptr_eq(live, &driven)) {
+                live.remove(&id);
+            }
+        };
         self.driven
             .spawn(tracing::Instrument::instrument(drive, span));
         Ok(begun)
@@ -293,16 +311,16 @@ impl Agent {
 
     /// The run, if it is under way.
     pub fn live(&self, id: RunId) -> Option<Arc<Live>> {
-        self.live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
-            .cloned()
+        self.runs_under_way().get(&id).cloned()
+    }
+
+    fn runs_under_way(&self) -> MutexGuard<'_, HashMap<RunId, Arc<Live>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The runs that are under way.
     pub fn under_way(&self) -> Vec<Arc<Live>> {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.runs_under_way();
         let live = live.values();
         live.filter(|live| !live.is_over()).cloned().collect()
     }

@@ -22,12 +22,10 @@ use crate::receipts;
 use crate::resume;
 use crate::runner::{Live, Snapshot};
 use crate::runs::{PartitionRow, RunRow, Totals};
-use crate::schedule::desk;
 use crate::tables;
 use crate::verify;
 
 mod groups;
-mod jobs;
 
 /// How often a watched run is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -212,15 +210,7 @@ impl Operators {
             "" => row.job.spec.to.clone(),
             to => to.parse()?,
         };
-        let known = (to == row.job.spec.to).then_some(&row.job);
-        plan::abandon(&self.0, row.id, known, &to).await?;
-        let row = RunRow {
-            status: crate::runs::Status::Abandoned,
-            ended_at: self.0.now_s(),
-            ..row
-        };
-        let store = self.0.open_store()?;
-        self.0.cpu.run(move || store.update(&row)).await?;
+        plan::give_up(&self.0, row, &to).await?;
         Ok(v1::AbandonRunReply {})
     }
 }
@@ -238,60 +228,28 @@ impl Control for Operators {
     type ListReceiptsStream = Answer<v1::ReceiptPage>;
     type WatchGroupStream = Answer<v1::Group>;
 
-    async fn apply_job(
+    async fn pause_group(
         &self,
-        request: Request<v1::ApplyJobRequest>,
-    ) -> Result<Response<v1::ApplyJobReply>, Status> {
-        Ok(Response::new(
-            self.do_apply_job(&request.into_inner().file).await?,
-        ))
+        request: Request<v1::GetGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        let group = self.do_pause_group(&request.into_inner().id).await?;
+        Ok(Response::new(group))
     }
 
-    async fn list_jobs(
+    async fn limit_group(
         &self,
-        _: Request<v1::ListJobsRequest>,
-    ) -> Result<Response<v1::ListJobsReply>, Status> {
-        Ok(Response::new(self.do_list_jobs().await))
+        request: Request<v1::LimitGroupRequest>,
+    ) -> Result<Response<v1::Group>, Status> {
+        let group = self.do_limit_group(request.into_inner()).await?;
+        Ok(Response::new(group))
     }
 
-    async fn get_job(
+    async fn check_group(
         &self,
-        request: Request<v1::GetJobRequest>,
-    ) -> Result<Response<v1::GetJobReply>, Status> {
-        Ok(Response::new(self.do_get_job(request.into_inner()).await?))
-    }
-
-    async fn run_job(
-        &self,
-        request: Request<v1::JobRequest>,
-    ) -> Result<Response<v1::RunJobReply>, Status> {
-        Ok(Response::new(
-            self.do_run_job(&request.into_inner().name).await?,
-        ))
-    }
-
-    async fn enable_job(
-        &self,
-        request: Request<v1::JobRequest>,
-    ) -> Result<Response<v1::JobReply>, Status> {
-        desk::enable(&self.0, &request.into_inner().name, true).await?;
-        Ok(Response::new(v1::JobReply {}))
-    }
-
-    async fn disable_job(
-        &self,
-        request: Request<v1::JobRequest>,
-    ) -> Result<Response<v1::JobReply>, Status> {
-        desk::enable(&self.0, &request.into_inner().name, false).await?;
-        Ok(Response::new(v1::JobReply {}))
-    }
-
-    async fn remove_job(
-        &self,
-        request: Request<v1::JobRequest>,
-    ) -> Result<Response<v1::JobReply>, Status> {
-        desk::remove(&self.0, &request.into_inner().name).await?;
-        Ok(Response::new(v1::JobReply {}))
+        request: Request<v1::StartGroupRequest>,
+    ) -> Result<Response<v1::CheckGroupReply>, Status> {
+        crate::group::check(&self.0, request.into_inner())?;
+        Ok(Response::new(v1::CheckGroupReply {}))
     }
 
     async fn vacuum_table(

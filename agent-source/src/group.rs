@@ -7,22 +7,25 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use strait_common::clock::now_ns;
-use strait_common::ids::RunId;
+use strait_common::ids::{GroupId, RunId};
 use strait_common::shutdown::Shutdown;
 use strait_common::{Error, Kind, Result};
+use strait_jobs::book::{Ended, How};
 use strait_proto::v1;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::Agent;
 use crate::asked::{Asked, Terms};
-use crate::job::Spec;
+use crate::job::{Mode, Spec};
 use crate::pattern::{Pattern, is_pattern};
 use crate::plan::{self, Started};
 use crate::resume;
 use crate::runner::{Limits, Live};
-use crate::runs::{GroupId, GroupRow, Member, Request, RunRow, Status};
+use crate::runs::{GroupRow, Member, PartitionState, Request, RunRow, Status};
 
+/// Why a group failed, in how many characters at most.
+const WHY_CHARS_MAX: usize = 2000;
 /// Tables that a group copies at a time at most, whatever is asked for.
 const TABLES_AT_A_TIME_MAX: u32 = 16;
 
@@ -143,7 +146,7 @@ pub async fn expand(
 ///
 /// # Errors
 /// `Config`, saying what to write.
-pub fn check(from: &str, to: &str, include: &[String], exclude: &[String]) -> Result<()> {
+fn check_names(from: &str, to: &str, include: &[String], exclude: &[String]) -> Result<()> {
     if is_pattern(from) || is_pattern(to) || !include.is_empty() || !exclude.is_empty() {
         return Pattern::read(from, to, include, exclude).map(|_| ());
     }
@@ -159,7 +162,7 @@ pub fn check(from: &str, to: &str, include: &[String], exclude: &[String]) -> Re
 ///
 /// # Errors
 /// `Config`, naming those there are.
-pub fn check_places(agent: &Agent, from: &str, to: &str) -> Result<()> {
+fn check_places(agent: &Agent, from: &str, to: &str) -> Result<()> {
     let name = |place: &str| {
         place
             .split([':', '/'])
@@ -217,27 +220,102 @@ pub async fn start(
     Ok(group)
 }
 
-/// The request of an operator.
+/// What an operator, a job or another agent asks for, and the id that its group gets.
 ///
 /// # Errors
 /// `Config` if it makes no sense.
-pub fn asked_for(run: v1::StartRunRequest, tables_max: u32) -> Result<Request> {
+pub fn asked_for(request: v1::StartGroupRequest) -> Result<(GroupId, Request)> {
+    let run = request.run.unwrap_or_default();
     let selectors = run.selectors.clone().unwrap_or_default();
     if !selectors.partitions.is_empty() || !selectors.receipts.is_empty() {
         return Err(Error::config(
             "--partitions and --receipts are of one table; name it, or leave them out",
         ));
     }
-    Ok(Request {
+    let id = match request.id.as_str() {
+        "" => GroupId::random(),
+        id => id.parse()?,
+    };
+    let request = Request {
         from: selectors.from,
         to: selectors.to,
         terms: Terms::try_from(run)?,
-        now: now_ns(),
-        exact_now: false,
-        tables_max,
-        also: Vec::new(),
-        lookback: 0,
-    })
+        now: request.now.unwrap_or_else(now_ns),
+        exact_now: request.now.is_some(),
+        tables_max: request.tables_max,
+        also: request.also,
+        lookback: request.lookback,
+    };
+    Ok((id, request))
+}
+
+/// Whether a group like this could be begun, as far as the configuration tells.
+///
+/// # Errors
+/// `Config`, saying what to write.
+pub fn check(agent: &Agent, request: v1::StartGroupRequest) -> Result<()> {
+    let (include, exclude) = (request.include.clone(), request.exclude.clone());
+    let (_, request) = asked_for(request)?;
+    check_names(&request.from, &request.to, &include, &exclude)?;
+    plan::check_bandwidth(agent, request.terms.bandwidth_max)?;
+    check_places(agent, &request.from, &request.to)
+}
+
+/// How a group has ended, for who began it unattended; `None` if it has not.
+///
+/// # Errors
+/// `Internal` if there is none; `Corrupt` or `Unavailable` if it cannot be read.
+pub async fn outcome(agent: &Agent, id: GroupId) -> Result<Option<Ended>> {
+    let store = agent.open_store()?;
+    let read = move || {
+        let Some(group) = store.group(id)? else {
+            return Err(Error::internal(format!("group {id} is not stored")));
+        };
+        let (mut temporary, mut why) = (true, Vec::new());
+        for member in &group.members {
+            let run = store.run(member.run)?;
+            if standing(member, run.as_ref()) == Status::Done {
+                continue;
+            }
+            let (kinds, message) = match &run {
+                Some(run) if run.status == Status::Partial => {
+                    let failed = PartitionState::Failed;
+                    let failed = store.partitions(run.id, Some(failed), 0, 100)?;
+                    let kinds = failed.iter().map(|partition| partition.kind).collect();
+                    let first = failed.first();
+                    let first = first.map(|partition| {
+                        format!("{}: {}", partition.partition.key.label(), partition.message)
+                    });
+                    (kinds, first.unwrap_or_default())
+                }
+                run => of_run(member, run.as_ref()),
+            };
+            let can_help = |kind: Option<Kind>| kind.is_some_and(Kind::is_temporary);
+            temporary &= !kinds.is_empty() && kinds.into_iter().all(can_help);
+            why.push(format!("{}: {message}", member.to));
+        }
+        let message: String = why.join("; ").chars().take(WHY_CHARS_MAX).collect();
+        let how = match group.status {
+            Status::Planned | Status::Running => return Ok(None),
+            Status::Done => How::Done,
+            Status::Paused => How::Paused,
+            Status::Cancelled | Status::Abandoned => How::Cancelled,
+            Status::Partial => How::Partial { temporary },
+            Status::Failed => How::Failed { temporary },
+        };
+        Ok(Some(Ended { how, message }))
+    };
+    agent.cpu.run(read).await
+}
+
+fn of_run(member: &Member, run: Option<&RunRow>) -> (Vec<Option<Kind>>, String) {
+    match run {
+        Some(run) if run.message.is_empty() => {
+            (vec![run.kind], format!("its run is {}", run.status.name()))
+        }
+        Some(run) => (vec![run.kind], run.message.clone()),
+        None => (vec![member.kind], member.message.clone()),
+    }
 }
 
 /// Goes on with what a group has not done: runs that can are resumed, others begun anew.
@@ -439,7 +517,13 @@ async fn begin(
         also: request.also,
         lookback: request.lookback,
     };
-    let row = match plan::start(agent, asked).await? {
+    let mut started = plan::start(agent, asked.clone()).await?;
+    if let Started::Owned(owner, _) = &started
+        && gives_way(agent, *owner, &asked).await?
+    {
+        started = plan::start(agent, asked).await?;
+    }
+    let row = match started {
         Started::New(row) | Started::Attached(row) => row,
         // It may be a run of the job's own, of the night before: it comes to its end, and then this one can begin.
         Started::Owned(_, why) => return Err(Error::new(Kind::Fenced, why)),
@@ -451,17 +535,33 @@ async fn begin(
     Ok(agent.live(row.id))
 }
 
+/// Gives up a run of this agent's own that owns the target and cannot go on, as A's table is not any more what was planned: whoever comes unattended, and makes
+/// B what A is, does what it has left. An append does not, and would lose its rows.
+async fn gives_way(agent: &Arc<Agent>, owner: RunId, asked: &Asked) -> Result<bool> {
+    let is_unattended = asked.exact_now && !matches!(asked.terms.mode, Mode::Append { .. });
+    let store = agent.open_store()?;
+    let row = match is_unattended {
+        true => agent.cpu.run(move || store.run(owner)).await?,
+        false => None,
+    };
+    let cannot_go_on = |row: &RunRow| {
+        row.status == Status::Failed && row.kind.is_some_and(|kind| !kind.is_temporary())
+    };
+    let Some(row) = row.filter(cannot_go_on) else {
+        return Ok(false);
+    };
+    tracing::warn!(run = %owner, why = %row.message, "given up: it could not go on, and another one makes up for it");
+    let to = row.job.spec.to.clone();
+    plan::give_up(agent, row, &to).await?;
+    Ok(true)
+}
+
 async fn write(agent: &Agent, id: GroupId, member: &Member) -> Result<()> {
     let (store, member) = (agent.open_store()?, member.clone());
     agent
         .cpu
         .run(move || store.update_member(id, &member))
         .await
-}
-
-/// Whether a retry can help a table that could not be begun.
-pub fn is_temporary(kind: Option<Kind>) -> bool {
-    matches!(kind, Some(Kind::Unavailable | Kind::Full | Kind::Fenced))
 }
 
 #[cfg(test)]

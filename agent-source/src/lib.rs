@@ -50,6 +50,7 @@ use strait_common::shutdown::Shutdown;
 use strait_common::state_dir::StateDir;
 use strait_common::{Kind, OrError, Result, config, telemetry};
 use strait_proto::v1::control_server::ControlServer;
+use strait_proto::v1::jobs_server::JobsServer;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 
@@ -152,10 +153,9 @@ pub async fn run(agent: Arc<Agent>, listener: TcpListener) -> Result<()> {
         tracing::info!(group = %group.id, from = %group.request.from, to = %group.request.to, "resuming");
         agent.drive_group(&group, false);
     }
-    schedule::desk::load(&agent).await?;
-    agent
-        .answers
-        .spawn(schedule::desk::keep(Arc::clone(&agent)));
+    let desk = schedule::open(&agent).await?;
+    let desk = Arc::clone(agent.desk.get_or_init(|| desk));
+    agent.answers.spawn(Arc::clone(&desk).keep());
     let draining = agent.shutdown.clone();
     // The server's own setting does not reach sockets that it is handed. Without this a credit or an ack waits 40 ms for the peer's delayed ACK.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -165,6 +165,7 @@ pub async fn run(agent: Arc<Agent>, listener: TcpListener) -> Result<()> {
         .http2_keepalive_interval(Some(config.peer_timeout / 2))
         .http2_keepalive_timeout(Some(config.peer_timeout / 2))
         .add_service(ControlServer::new(Operators(Arc::clone(&agent))))
+        .add_service(JobsServer::new(strait_jobs::service::Service(desk)))
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(incoming, async move { draining.draining().await });

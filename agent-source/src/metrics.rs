@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use strait_common::metrics::{Counters, Figures, Labels, Seconds, Streams, Watched, label};
+use strait_common::metrics::{Counters, Figures, Seconds, Streams, Watched, label};
 use strait_common::{Error, Kind, Result};
 
 use crate::agent::Agent;
 use crate::runs::Totals;
-use crate::schedule::book::{Event, Start, State};
-use crate::schedule::desk::Kept;
 
 /// Counted since the agent started.
 #[derive(Debug, Default)]
@@ -26,9 +24,6 @@ pub struct Metrics {
     stalls: Seconds,
     /// By what verify says.
     mismatches: Counters,
-    /// By job and event.
-    told: Counters,
-    pub(crate) notifications_failed: Counter,
     pub(crate) streams: Streams,
 }
 
@@ -101,25 +96,6 @@ impl Metrics {
         counter.inc_by(partitions);
     }
 
-    /// Something was to be told about a job.
-    pub fn told(&self, job: &str, event: Event) {
-        self.told.get_or_create(&told(job, event)).inc();
-    }
-
-    /// A job is there: its counters begin.
-    pub fn knows(&self, job: &str) {
-        for event in Event::ALL {
-            let _ = self.told.get_or_create(&told(job, event));
-        }
-    }
-
-    /// A job is there no longer.
-    pub fn forgets(&self, job: &str) {
-        for event in Event::ALL {
-            self.told.remove(&told(job, event));
-        }
-    }
-
     fn register(&self, figures: &mut Figures) {
         let Metrics {
             rows_sent,
@@ -130,8 +106,6 @@ impl Metrics {
             retries,
             stalls,
             mismatches,
-            told,
-            notifications_failed,
             streams,
         } = self;
         figures.add(
@@ -174,25 +148,8 @@ impl Metrics {
             "Partitions that verify has found unequal",
             mismatches.clone(),
         );
-        figures.add(
-            "job_events",
-            "What was to be told about jobs; nothing-ran is a start that was missed",
-            told.clone(),
-        );
-        figures.add(
-            "notifications_failed",
-            "Notifications that were given up",
-            notifications_failed.clone(),
-        );
         streams.register(figures);
     }
-}
-
-fn told(job: &str, event: Event) -> Labels {
-    vec![
-        ("job_name", job.to_owned()),
-        ("event", event.name().to_owned()),
-    ]
 }
 
 impl Watched for Agent {
@@ -232,8 +189,9 @@ impl Watched for Agent {
         ];
         let states = states.map(|(state, count)| (label("state", state), count as f64));
         figures.gauges("partitions", "Partitions of the runs under way", states);
-        let jobs = self.desk.jobs().await;
-        write_jobs(&mut figures, jobs.values(), self.now_s());
+        if let Some(desk) = self.desk() {
+            desk.write_figures(&mut figures).await;
+        }
         figures.text()
     }
 
@@ -244,61 +202,4 @@ impl Watched for Agent {
         let store = self.open_store()?;
         self.cpu.run(move || store.active().map(|_| ())).await
     }
-}
-
-/// The start in such a state that ended last.
-fn last(kept: &Kept, is: fn(State) -> bool) -> Option<&Start> {
-    let starts = kept.book.starts().filter(|start| is(start.state));
-    starts.max_by_key(|start| start.ended_at)
-}
-
-fn write_jobs<'a>(figures: &mut Figures, jobs: impl Iterator<Item = &'a Kept> + Clone, now: i64) {
-    let mut each = |name, help, figure: &dyn Fn(&Kept) -> Option<i64>| {
-        let values = jobs
-            .clone()
-            .filter_map(|kept| Some((label("job_name", &kept.file.name), figure(kept)? as f64)));
-        figures.gauges(name, help, values);
-    };
-    each(
-        "job_enabled",
-        "Whether the schedule of the job counts",
-        &|kept| Some(kept.book.is_enabled().into()),
-    );
-    each(
-        "job_running",
-        "Whether a start of it is under way",
-        &|kept| Some(kept.book.running().is_some().into()),
-    );
-    each(
-        "job_open_starts",
-        "Starts that are owed: due, under way, or to be tried again",
-        &|kept| {
-            let open = kept.book.starts().filter(|start| start.state.is_open());
-            i64::try_from(open.count()).ok()
-        },
-    );
-    each(
-        "job_next_start_timestamp_seconds",
-        "When it starts next",
-        &|kept| kept.book.next_start(now),
-    );
-    each(
-        "job_last_success_timestamp_seconds",
-        "When a start of it was last done",
-        &|kept| last(kept, |state| state == State::Done).map(|start| start.ended_at),
-    );
-    each(
-        "job_last_success_scheduled_timestamp_seconds",
-        "What that start was scheduled for: rows up to there are at B",
-        &|kept| last(kept, |state| state == State::Done).map(|start| start.at),
-    );
-    each(
-        "job_last_duration_seconds",
-        "How long the last start that ended took",
-        &|kept| {
-            last(kept, |state| !state.is_open())
-                .filter(|start| start.began_at > 0)
-                .map(|start| start.ended_at - start.began_at)
-        },
-    );
 }

@@ -644,6 +644,22 @@ pub async fn adopt(agent: &Arc<Agent>, id: &str, to: &str) -> Result<RunRow> {
     begin(agent, planned, id, Limits::default()).await
 }
 
+/// Gives up a run that this agent knows, at the sink, which has this name by now, and in the store.
+///
+/// # Errors
+/// As [`abandon`]; `Unavailable` if the store cannot be written.
+pub async fn give_up(agent: &Arc<Agent>, row: RunRow, to: &crate::job::Place) -> Result<()> {
+    let known = (*to == row.job.spec.to).then_some(&row.job);
+    abandon(agent, row.id, known, to).await?;
+    let row = RunRow {
+        status: Status::Abandoned,
+        ended_at: agent.now_s(),
+        ..row
+    };
+    let store = agent.open_store()?;
+    agent.cpu.run(move || store.update(&row)).await
+}
+
 /// Gives a run up at the sink: discards what it staged there and ends its claim.
 ///
 /// # Errors

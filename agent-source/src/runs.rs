@@ -13,16 +13,14 @@ use strait_common::division::can_meet;
 use strait_common::engine::{Origin, Partition, Receipt, Version};
 use strait_common::ids::RunId;
 use strait_common::key::PartitionKey;
+use strait_common::sqlite::{self, Said};
 use strait_common::{Error, Kind, OrError, Result};
 
 use crate::job::{Job, Order};
 
 mod groups;
-mod jobs;
 
-pub use jobs::JobRow;
-
-pub use groups::{GroupId, GroupRow, Member, Request};
+pub use groups::{GroupRow, Member, Request};
 
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -270,32 +268,6 @@ pub struct RunStore {
     name: String,
 }
 
-/// What SQLite says, as an error of ours that names the store.
-trait Said<T> {
-    /// Of a write: `Full` if the disk is, else `Unavailable`.
-    fn written(self, store: &str) -> Result<T>;
-    /// Of a read.
-    fn found(self, store: &str) -> Result<T>;
-}
-
-impl<T> Said<T> for rusqlite::Result<T> {
-    fn written(self, store: &str) -> Result<T> {
-        self.map_err(|error| of_sqlite(error, "write to", store))
-    }
-
-    fn found(self, store: &str) -> Result<T> {
-        self.map_err(|error| of_sqlite(error, "read", store))
-    }
-}
-
-fn of_sqlite(error: rusqlite::Error, act: &str, store: &str) -> Error {
-    let kind = match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => Kind::Full,
-        _ => Kind::Unavailable,
-    };
-    Error::new(kind, format!("{act} {store}")).with_source(error)
-}
-
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS runs (
         id TEXT PRIMARY KEY,
@@ -371,9 +343,7 @@ impl RunStore {
     /// # Errors
     /// `Config` if the file cannot be opened or is of a newer release.
     pub fn open(path: &Path) -> Result<RunStore> {
-        let context = || format!("run store {}", path.display());
-        let db = Connection::open(path).or_error(Kind::Config, context())?;
-        RunStore::set_up(db, context())
+        RunStore::set_up(Some(path), format!("run store {}", path.display()))
     }
 
     /// A store that lives in memory, for tests: dropping it is losing it.
@@ -381,22 +351,14 @@ impl RunStore {
     /// # Errors
     /// `Config` if SQLite has no memory.
     pub fn in_memory() -> Result<RunStore> {
-        RunStore::set_up(
-            Connection::open_in_memory().or_error(Kind::Config, "run store in memory")?,
-            "run store in memory".to_owned(),
-        )
+        RunStore::set_up(None, "run store in memory".to_owned())
     }
 
     /// Writes nothing where the store is set up already: what only reads must work on a full disk.
-    fn set_up(db: Connection, name: String) -> Result<RunStore> {
+    fn set_up(path: Option<&Path>, name: String) -> Result<RunStore> {
+        let db = sqlite::open(path, &name)?;
         let context = format!("{name}: set up");
         let context = context.as_str();
-        db.pragma_update(None, "journal_mode", "WAL")
-            .or_error(Kind::Config, context)?;
-        db.pragma_update(None, "synchronous", "FULL")
-            .or_error(Kind::Config, context)?;
-        db.pragma_update(None, "foreign_keys", true)
-            .or_error(Kind::Config, context)?;
         let version: i64 = db
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .or_error(Kind::Config, context)?;
@@ -411,7 +373,7 @@ impl RunStore {
                 Ok(known @ 1..) => CHANGES[known - 1..].join("; "),
                 _ => SCHEMA.to_owned(),
             };
-            let others = format!("{}; {}", groups::SCHEMA, jobs::SCHEMA);
+            let others = groups::SCHEMA;
             db.execute_batch(&format!(
                 "BEGIN IMMEDIATE; {change}; {others}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT"
             ))

@@ -1,10 +1,11 @@
-//! The connection to the source agent.
+//! The connection to an agent.
 
 use std::time::Duration;
 
 use strait_common::tls::Dialling;
 use strait_common::{Error, config};
 use strait_proto::v1::control_client::ControlClient;
+use strait_proto::v1::jobs_client::JobsClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::report::{Failure, Result};
@@ -13,6 +14,7 @@ use crate::report::{Failure, Result};
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     channel: Channel,
+    tls: Dialling,
     pub(crate) url: String,
 }
 
@@ -42,12 +44,25 @@ impl Connection {
         let channel = tls.connect_lazily(endpoint, "--ca")?;
         Ok(Connection {
             channel,
+            tls: tls.clone(),
             url: config::without_secrets(url),
         })
     }
 
     pub(crate) fn control(&self) -> ControlClient<Channel> {
         ControlClient::new(self.channel.clone()).max_decoding_message_size(16 << 20)
+    }
+
+    pub(crate) fn jobs(&self) -> JobsClient<Channel> {
+        JobsClient::new(self.channel.clone()).max_decoding_message_size(16 << 20)
+    }
+
+    /// The agent at another URL, or this one if it is empty.
+    pub(crate) fn at(&self, url: &str) -> Result<Connection> {
+        match url {
+            "" => Ok(self.clone()),
+            url => Connection::new(url, &self.tls),
+        }
     }
 
     pub(crate) fn channel(&self) -> Channel {

@@ -3,12 +3,10 @@
 use std::path::PathBuf;
 
 use rustix::process::Signal;
-use strait_proto::v1::control_client::ControlClient;
 use strait_tests::agents::Operator;
 use strait_tests::lakes::Lakes;
 use strait_tests::process::{AgentProcess, Cli};
 use strait_tests::proxy::Proxy;
-use tonic::transport::Endpoint;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_strait");
 const ROWS: u64 = 20_000;
@@ -61,10 +59,7 @@ impl Pair {
 }
 
 fn operator(source: &AgentProcess) -> Operator {
-    let endpoint = Endpoint::from_shared(source.url()).expect("a URL");
-    Operator {
-        control: ControlClient::new(endpoint.connect_lazy()),
-    }
+    Operator::of(&source.url())
 }
 
 fn sink_config(lakes: &Lakes, listen: &str) -> PathBuf {

@@ -89,6 +89,11 @@ impl Kind {
         }
     }
 
+    /// Whether trying again later can help although nobody does anything about it.
+    pub fn is_temporary(self) -> bool {
+        matches!(self, Kind::Unavailable | Kind::Full | Kind::Fenced)
+    }
+
     /// The stable lower-case name used on the wire, in SQLite and in `--json`.
     pub fn name(self) -> &'static str {
         match self {

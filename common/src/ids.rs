@@ -47,6 +47,41 @@ impl FromStr for RunId {
     }
 }
 
+/// The identity of a group: a random UUID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct GroupId(uuid::Uuid);
+
+impl GroupId {
+    /// A new random id.
+    pub fn random() -> GroupId {
+        GroupId(uuid::Uuid::new_v4())
+    }
+
+    /// The id with these 128 bits, for tests that need the same ids every time.
+    pub const fn from_u128(bits: u128) -> GroupId {
+        GroupId(uuid::Uuid::from_u128(bits))
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.hyphenated())
+    }
+}
+
+impl FromStr for GroupId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<GroupId> {
+        uuid::Uuid::parse_str(text).map(GroupId).map_err(|_| {
+            Error::config(format!(
+                "'{text}' is not the id of a group; `strait groups list` shows them"
+            ))
+        })
+    }
+}
+
 /// `database/table` within a store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -25,6 +25,7 @@ pub mod regroup;
 pub mod retry;
 pub mod selection;
 pub mod shutdown;
+pub mod sqlite;
 pub mod state_dir;
 pub mod telemetry;
 pub mod tls;

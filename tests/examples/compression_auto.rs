@@ -8,7 +8,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agent_source::compression::FRAMES_PER_STEP;
-use strait_proto::v1::control_client::ControlClient;
 use strait_tests::agents::Operator;
 use strait_tests::demo;
 use strait_tests::lakes::{Lakes, TABLE};
@@ -129,10 +128,7 @@ async fn copy(lakes: &Lakes, policy: &str, bytes_per_second: Option<u64>) -> Cos
     let source = to.path("source.toml");
     write(&source, &settings);
     let source = AgentProcess::start(program, "agent-source", &source).await;
-    let channel = tonic::transport::Endpoint::from_shared(source.url()).expect("a URL");
-    let operator = Operator {
-        control: ControlClient::new(channel.connect_lazy()),
-    };
+    let operator = Operator::of(&source.url());
     let before = source.cpu();
     let run = operator.ended(&operator.start().await).await;
     let cpu = source.cpu() - before;

@@ -11,6 +11,7 @@ written is compared with A row for row, while a reader polls that only ever may 
 
 import concurrent.futures
 import itertools
+import json
 import os
 import pathlib
 import random
@@ -171,7 +172,7 @@ def _life(pair, templates, preloaded, way, role, how, step):
             run = run if known(pair, run) else begin(pair, way, how)
         status = pair.wait(run, timeout_s=120)
     if status["status"] != "done":
-        return reached, f"the run ended {status['status']}: {status.get('message')}"
+        return reached, f"the run ended {json.dumps(status)[:1500]}"
     if reader.violations:
         return reached, f"a reader saw: {reader.violations[:3]}"
     compared = compare(pair.lake_a / TABLE, out)

@@ -290,9 +290,13 @@ class Pair:
         return [*more, *([] if "--pass-through" in more else self._pass_through)]
 
     def show(self, run):
-        """A run as the source agent knows it now."""
+        """A run as the source agent knows it now. Where it does not say, because it is down or busy, there is no status, and what it said."""
         answer = self.json("runs", "show", run, codes=range(0, 256))
-        return answer["run"] if isinstance(answer.get("run"), dict) else answer
+        if isinstance(answer.get("run"), dict):
+            return answer["run"]
+        if self.source.alive():
+            print(f"   the source agent is alive and says of run {run}: {json.dumps(answer)[:500]}", flush=True)
+        return {"status": None, "said": answer}
 
     def wait(self, run, timeout_s=RUN_TIMEOUT_S):
         """The run once it has ended, however it ended."""

@@ -13,8 +13,10 @@ use strait_common::engine::Store;
 use strait_common::shutdown::Shutdown;
 use strait_common::state_dir::StateDir;
 use strait_common::{Kind, Result};
+use strait_jobs::desk::Desk;
 use strait_proto::v1;
 use strait_proto::v1::control_client::ControlClient;
+use strait_proto::v1::jobs_client::JobsClient;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tonic::Status;
@@ -55,6 +57,11 @@ impl Running {
 }
 
 impl SinkAgent {
+    /// An operator of it.
+    pub fn operator(&self) -> Operator {
+        Operator::of(&self.url())
+    }
+
     /// Starts one.
     pub async fn start(lakes: &Lakes) -> SinkAgent {
         SinkAgent::start_with(lakes, None, &Hand::default(), |_| {}).await
@@ -188,7 +195,9 @@ impl SourceAgent {
             ..Default::default()
         };
         let mut config = settings.over(Default::default()).expect("a configuration");
+        let unless_set = config.listen;
         configure(&mut config);
+        let port = Some(config.listen.port()).filter(|_| config.listen != unless_set);
         // Connections of the one before it hold its directory until they are closed.
         let state_dir =
             crate::eventually(
@@ -204,7 +213,7 @@ impl SourceAgent {
         let shutdown = Shutdown::new();
         let agent = Agent::new(config, stores, CpuPool::new(2), state_dir, shutdown.clone());
         let agent = Arc::new(agent.expect("an agent").by(clock));
-        let listener = listen(None).await;
+        let listener = listen(port).await;
         let address = listener.local_addr().expect("an address");
         let mut task = JoinSet::new();
         let run = Arc::clone(&agent);
@@ -214,6 +223,11 @@ impl SourceAgent {
             agent,
             running: Running { shutdown, task },
         }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Its URL.
@@ -226,12 +240,14 @@ impl SourceAgent {
         &self.agent
     }
 
+    /// Its jobs, once they are read.
+    pub async fn desk(&self) -> Arc<Desk> {
+        crate::eventually("the jobs are read", async || self.agent.desk().cloned()).await
+    }
+
     /// An operator of it.
     pub fn operator(&self) -> Operator {
-        let endpoint = Endpoint::from_shared(self.url()).expect("a URL");
-        Operator {
-            control: ControlClient::new(endpoint.connect_lazy()),
-        }
+        Operator::of(&self.url())
     }
 
     /// Stops it softly.
@@ -265,6 +281,8 @@ async fn listen(port: Option<u16>) -> TcpListener {
 pub struct Operator {
     /// The calls themselves.
     pub control: ControlClient<Channel>,
+    /// Those about jobs.
+    pub jobs: JobsClient<Channel>,
 }
 
 /// All of the table, to the table of the same name, as rows: what tests count are frames and rows that an engine is given. Files have tests of their own.
@@ -278,6 +296,16 @@ pub fn selectors() -> v1::Selectors {
 }
 
 impl Operator {
+    /// One of the agent at this URL.
+    pub fn of(url: &str) -> Operator {
+        let endpoint = Endpoint::from_shared(url.to_owned()).expect("a URL");
+        let channel = endpoint.connect_lazy();
+        Operator {
+            control: ControlClient::new(channel.clone()),
+            jobs: JobsClient::new(channel),
+        }
+    }
+
     /// Asks for a run of the whole table.
     ///
     /// # Errors

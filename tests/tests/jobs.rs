@@ -6,6 +6,8 @@ use strait_proto::v1;
 use strait_tests::agents::{Operator, SinkAgent, SourceAgent};
 use strait_tests::lakes::{self, Lakes, TABLE};
 
+#[path = "jobs/far.rs"]
+mod far;
 #[path = "jobs/limits.rs"]
 mod limits;
 #[path = "jobs/month.rs"]
@@ -24,7 +26,7 @@ async fn apply(operator: &Operator, file: &str) -> Result<String, tonic::Status>
     let request = v1::ApplyJobRequest {
         file: file.to_owned(),
     };
-    let reply = operator.control.clone().apply_job(request).await;
+    let reply = operator.jobs.clone().apply_job(request).await;
     reply.map(|reply| reply.into_inner().what)
 }
 
@@ -39,7 +41,7 @@ async fn look_up(operator: &Operator) -> (v1::Job, Vec<v1::JobStart>) {
         name: "nightly".to_owned(),
         limit: 1000,
     };
-    let reply = operator.control.clone().get_job(request).await;
+    let reply = operator.jobs.clone().get_job(request).await;
     let reply = reply.expect("the agent knows the job").into_inner();
     (reply.job.expect("a job"), reply.starts)
 }
@@ -144,7 +146,7 @@ async fn a_job_is_started_by_hand_disabled_and_removed() {
     let sink = SinkAgent::start(&lakes).await;
     let source = SourceAgent::start(&lakes, &sink.url()).await;
     let operator = source.operator();
-    let mut control = operator.control.clone();
+    let mut control = operator.jobs.clone();
     apply(&operator, &file("schedule = \"daily at 22:30\"\n"))
         .await
         .expect("a job");
@@ -183,7 +185,7 @@ async fn who_asked_for_it_is_told_what_became_of_a_start() {
     // Rows of somebody else, and no mode is named.
     apply(&operator, &text("")).await.expect("a job");
     operator
-        .control
+        .jobs
         .clone()
         .run_job(named())
         .await
@@ -199,7 +201,7 @@ async fn who_asked_for_it_is_told_what_became_of_a_start() {
         "changed"
     );
     operator
-        .control
+        .jobs
         .clone()
         .run_job(named())
         .await
@@ -238,7 +240,7 @@ async fn a_lookback_brings_late_rows_of_earlier_partitions() {
         apply(&operator, &file(rest)).await.expect("a job");
         let (_, before) = look_up(&operator).await;
         operator
-            .control
+            .jobs
             .clone()
             .run_job(named())
             .await

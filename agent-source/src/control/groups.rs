@@ -11,7 +11,9 @@ use strait_proto::v1;
 use super::Operators;
 use crate::answers::Answers;
 use crate::group;
-use crate::runs::{GroupId, GroupRow};
+use crate::plan;
+use crate::runner::Limits;
+use crate::runs::GroupRow;
 
 /// How often a watched group is looked at: each of its runs is.
 const WATCH_INTERVAL: Duration = Duration::from_millis(400);
@@ -26,9 +28,8 @@ type Ended = HashMap<RunId, v1::Run>;
 
 impl Operators {
     pub(super) async fn do_start_group(&self, request: v1::StartGroupRequest) -> Result<v1::Group> {
-        let wanted = group::asked_for(request.run.unwrap_or_default(), request.tables_max)?;
-        let (include, exclude) = (request.include, request.exclude);
-        let id = GroupId::random();
+        let (include, exclude) = (request.include.clone(), request.exclude.clone());
+        let (id, wanted) = group::asked_for(request)?;
         let group = group::start(&self.0, id, wanted, &include, &exclude).await?;
         self.shown_group(group, &mut Ended::new()).await
     }
@@ -84,7 +85,17 @@ impl Operators {
                     .unwrap_or_default(),
             });
         }
+        let outcome = match group.status.is_active() {
+            true => None,
+            false => group::outcome(&self.0, group.id).await?,
+        };
+        let (message, temporary) = match outcome {
+            Some(ended) => (ended.message, ended.how.is_temporary()),
+            None => (String::new(), false),
+        };
         Ok(v1::Group {
+            message,
+            temporary,
             id: group.id.to_string(),
             from: group.request.from,
             to: group.request.to,
@@ -140,6 +151,27 @@ impl Operators {
             let _ = tokio::time::timeout(STOP_WAIT_MAX, live.over()).await;
         }
         self.do_get_group(&group.id.to_string()).await
+    }
+
+    pub(super) async fn do_pause_group(&self, id: &str) -> Result<v1::Group> {
+        let group = self.find_group(id).await?;
+        if let Some(live) = self.0.live_group(group.id) {
+            live.pause();
+            let _ = tokio::time::timeout(STOP_WAIT_MAX, live.over()).await;
+        }
+        self.do_get_group(&group.id.to_string()).await
+    }
+
+    pub(super) async fn do_limit_group(&self, request: v1::LimitGroupRequest) -> Result<v1::Group> {
+        let group = self.find_group(&request.id).await?;
+        plan::check_bandwidth(&self.0, request.bandwidth_max)?;
+        if let Some(live) = self.0.live_group(group.id) {
+            live.limit(Limits {
+                bandwidth_max: request.bandwidth_max,
+                streams: request.streams,
+            });
+        }
+        self.shown_group(group, &mut Ended::new()).await
     }
 
     pub(super) async fn do_resume_group(&self, id: &str) -> Result<v1::Group> {

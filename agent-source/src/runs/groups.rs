@@ -1,14 +1,12 @@
 //! Groups in the store: the runs of one request for several tables, each of which owns its table alone.
 
-use std::fmt;
-use std::str::FromStr;
-
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
-use strait_common::ids::RunId;
-use strait_common::{Error, Kind, OrError, Result};
+use strait_common::ids::{GroupId, RunId};
+use strait_common::sqlite::Said;
+use strait_common::{Kind, OrError, Result};
 
-use super::{READ, RunStore, Said, Status, kind};
+use super::{READ, RunStore, Status, kind};
 use crate::asked::Terms;
 use crate::job::Place;
 
@@ -33,41 +31,6 @@ pub(super) const SCHEMA: &str = "
     ) STRICT, WITHOUT ROWID";
 
 const COLUMNS: &str = "id, request, status, created_at, ended_at";
-
-/// The identity of a group: a random UUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct GroupId(uuid::Uuid);
-
-impl GroupId {
-    /// A new random id.
-    pub fn random() -> GroupId {
-        GroupId(uuid::Uuid::new_v4())
-    }
-
-    /// The id with these 128 bits, for tests that need the same ids every time.
-    pub const fn from_u128(bits: u128) -> GroupId {
-        GroupId(uuid::Uuid::from_u128(bits))
-    }
-}
-
-impl fmt::Display for GroupId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.hyphenated())
-    }
-}
-
-impl FromStr for GroupId {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<GroupId> {
-        uuid::Uuid::parse_str(text).map(GroupId).map_err(|_| {
-            Error::config(format!(
-                "'{text}' is not the id of a group; `strait groups list` shows them"
-            ))
-        })
-    }
-}
 
 /// What a group was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -75,6 +75,8 @@ struct Job {
     applied_at: i64,
     /// The group under way.
     running: Option<String>,
+    /// The source agent that does the work, where that is not the agent that was asked.
+    source_url: Option<String>,
     why: String,
 }
 
@@ -105,6 +107,7 @@ impl From<&v1::Job> for Job {
             next_at: come(job.next_at),
             applied_at: job.applied_at,
             running: some(&job.running),
+            source_url: some(&job.source_url),
             why: job.why.clone(),
         }
     }
@@ -138,20 +141,20 @@ pub(crate) async fn run(
     output: &Output,
     command: Command,
 ) -> Result<Outcome> {
-    let mut control = connection.control();
+    let mut jobs = connection.jobs();
     match command {
         Command::Apply { file } => {
             let context = || format!("job file {}", file.display());
             let text = std::fs::read_to_string(&file).or_error(Kind::Config, context())?;
             let request = v1::ApplyJobRequest { file: text };
-            let reply = control.apply_job(request).await?.into_inner();
+            let reply = jobs.apply_job(request).await?.into_inner();
             output.print(&format!("job {}: {}", reply.name, reply.what));
             output.print_json(
                 &serde_json::json!({ "status": "done", "job": reply.name, "what": reply.what }),
             );
         }
         Command::List => {
-            let reply = control.list_jobs(v1::ListJobsRequest {}).await?;
+            let reply = jobs.list_jobs(v1::ListJobsRequest {}).await?;
             list(output, &reply.into_inner().jobs);
         }
         Command::Show(Name { name }) => {
@@ -166,29 +169,34 @@ pub(crate) async fn run(
             name: Name { name },
             detach,
         } => {
-            let reply = control.run_job(v1::JobRequest { name }).await?;
-            let group = reply.into_inner().group;
+            let request = v1::JobRequest { name: name.clone() };
+            let group = jobs.run_job(request).await?.into_inner().group;
+            let (job, _) = get(connection, name, 1).await?;
             if !detach {
-                return until_stored(connection, output, &group).await;
+                return until_stored(&connection.at(&job.source_url)?, output, &group).await;
             }
+            let agent = match job.source_url.as_str() {
+                "" => String::new(),
+                url => format!("--agent {url} "),
+            };
             output.print(&format!(
-                "group {group} has begun; watch it with `strait groups watch {group}`"
+                "group {group} has begun; watch it with `strait {agent}groups watch {group}`"
             ));
             output.print_json(&serde_json::json!({ "status": "running", "group": group }));
         }
         Command::Enable(Name { name }) => {
             let request = v1::JobRequest { name: name.clone() };
-            control.enable_job(request).await?;
+            jobs.enable_job(request).await?;
             said(output, &name, "enabled");
         }
         Command::Disable(Name { name }) => {
             let request = v1::JobRequest { name: name.clone() };
-            control.disable_job(request).await?;
+            jobs.disable_job(request).await?;
             said(output, &name, "disabled");
         }
         Command::Remove(Name { name }) => {
             let request = v1::JobRequest { name: name.clone() };
-            control.remove_job(request).await?;
+            jobs.remove_job(request).await?;
             said(output, &name, "removed");
         }
         Command::History {
@@ -217,7 +225,7 @@ async fn get(
     limit: u32,
 ) -> Result<(v1::Job, Vec<v1::JobStart>)> {
     let request = v1::GetJobRequest { name, limit };
-    let reply = connection.control().get_job(request).await?.into_inner();
+    let reply = connection.jobs().get_job(request).await?.into_inner();
     Ok((reply.job.unwrap_or_default(), reply.starts))
 }
 
@@ -326,6 +334,7 @@ pub(crate) async fn why(
     arguments: WhyArguments,
 ) -> Result<Outcome> {
     let (job, starts) = get(connection, arguments.name.name, 20).await?;
+    let source = connection.at(&job.source_url)?;
     let mut lines = vec![state(&job)];
     let mut decisions = Vec::new();
     let last = starts.iter().find(|start| !start.group.is_empty());
@@ -339,7 +348,7 @@ pub(crate) async fn why(
         let request = v1::GetGroupRequest {
             id: start.group.clone(),
         };
-        let group = connection.control().get_group(request).await;
+        let group = source.control().get_group(request).await;
         // One that could not be begun is not there.
         let tables = group.map(|group| group.into_inner().tables);
         for table in tables.unwrap_or_default() {
@@ -348,7 +357,7 @@ pub(crate) async fn why(
                 continue;
             };
             lines.push(format!("{}: {} {}", table.to, run.status, run.message));
-            for partition in watch::partitions(connection, &run.id).await? {
+            for partition in watch::partitions(&source, &run.id).await? {
                 decisions.push(Decision {
                     table: table.to.clone(),
                     why: decided(&partition, &run),

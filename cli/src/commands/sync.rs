@@ -73,6 +73,7 @@ pub(crate) async fn run(
             include: arguments.several.include,
             exclude: arguments.several.exclude,
             tables_max: arguments.tables,
+            ..v1::StartGroupRequest::default()
         };
         let group = connection.control().start_group(request).await?;
         let group = group.into_inner();

@@ -32,9 +32,10 @@ async fn bandwidth_and_streams_change_with_the_time_of_day_while_a_run_goes_on()
     })
     .await;
     let (agent, operator) = (Arc::clone(source.agent()), source.operator());
+    let desk = source.desk().await;
     let at = |hour: i64, minute: i64| {
         clock.store(day + (hour * 60 + minute) * 60, Ordering::Relaxed);
-        agent.desk.look();
+        desk.look();
     };
     let text = file(
         "schedule = \"daily at 22:30\"\nzone = \"UTC\"\npass_through = \"never\"\nbandwidth_max = \"22:00-23:30 = 4KiB, else 1GiB\"\n\

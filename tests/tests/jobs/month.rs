@@ -148,14 +148,14 @@ impl World {
         let Some(source) = &self.source else {
             return;
         };
-        let agent = source.agent();
-        agent.desk.look();
+        let (agent, desk) = (source.agent(), source.desk().await);
+        desk.look();
         eventually("nothing is due at this hour", async || {
-            if agent.desk.looked_at() != now_s {
-                agent.desk.look();
+            if desk.looked_at() != now_s {
+                desk.look();
                 return None;
             }
-            let jobs = agent.desk.jobs().await;
+            let jobs = desk.jobs().await;
             let Some(kept) = jobs.get(JOB) else {
                 return Some(());
             };
@@ -169,7 +169,7 @@ impl World {
             let mut ahead = kept.book.clone();
             let idle = ahead.running().is_none()
                 && ahead
-                    .tick(now_s, &mut agent_source::runs::GroupId::random)
+                    .tick(now_s, &mut strait_common::ids::GroupId::random)
                     .is_empty();
             idle.then_some(())
         })
@@ -208,7 +208,8 @@ impl World {
         let Some(source) = &self.source else {
             return "there is no source agent".to_owned();
         };
-        let jobs = source.agent().desk.jobs().await;
+        let desk = source.desk().await;
+        let jobs = desk.jobs().await;
         let starts = jobs.get(JOB).map(|kept| kept.book.starts().cloned());
         let mut starts: Vec<_> = starts.into_iter().flatten().collect();
         let newest = starts.split_off(starts.len().saturating_sub(4));
@@ -332,13 +333,16 @@ async fn a_month_of_nights_ends_equal_or_told_every_morning() {
         })
         .collect();
     troubles.shuffle(&mut rng);
-    // A run that a full disk has left under way cannot go on with other columns: a person must give it up, and is told so.
-    for night in 1..troubles.len() {
-        if troubles[night - 1] == Trouble::DiskFullAllNight
-            && troubles[night] == Trouble::ColumnAdded
-        {
-            troubles[night] = Trouble::None;
-        }
+    // A run that a full disk has left under way cannot go on with other columns.
+    let full = troubles
+        .iter()
+        .position(|trouble| *trouble == Trouble::DiskFullAllNight);
+    let column = troubles
+        .iter()
+        .position(|trouble| *trouble == Trouble::ColumnAdded);
+    if let (Some(full), Some(column)) = (full, column) {
+        let next = (full + 1) % troubles.len();
+        troubles.swap(next, column);
     }
     troubles.push(Trouble::None);
 

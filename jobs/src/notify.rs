@@ -7,8 +7,8 @@ use serde_json::json;
 use strait_common::{Error, Kind, OrError, Result, config};
 use tokio::io::AsyncWriteExt;
 
-use super::book::Told;
-use super::file::{JobFile, Way};
+use crate::book::Told;
+use crate::file::{JobFile, Way};
 
 /// How long one try may take.
 const TRY_MAX: Duration = Duration::from_secs(20);
@@ -23,14 +23,15 @@ const REDIRECTS_MAX: usize = 3;
 
 /// What is told, as JSON.
 pub fn text(job: &JobFile, told: &Told, now: i64) -> String {
+    let (from, to) = job.tables();
     json!({
         "job": job.name,
         "event": told.event.name(),
         "scheduled_for": told.at,
         "at": now,
         "group": told.group.map(|group| group.to_string()),
-        "from": job.from,
-        "to": job.to,
+        "from": from,
+        "to": to,
         "message": told.message,
     })
     .to_string()

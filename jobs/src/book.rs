@@ -11,10 +11,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono_tz::Tz;
+use strait_common::ids::GroupId;
 use strait_common::{Error, Result};
 
-use super::when::{self, TimeOfDay, When};
-use crate::runs::GroupId;
+use crate::when::{self, TimeOfDay, When};
 
 /// A clock that goes back by more has been wrong before: what it had let start in its future starts again.
 const CLOCK_BACK_S_MAX: i64 = 3600;
@@ -272,6 +272,16 @@ pub enum How {
     Paused,
     /// A person stopped it.
     Cancelled,
+}
+
+impl How {
+    /// Whether a retry alone can help.
+    pub fn is_temporary(self) -> bool {
+        match self {
+            How::Partial { temporary } | How::Failed { temporary } => temporary,
+            How::Done | How::Paused | How::Cancelled => false,
+        }
+    }
 }
 
 /// The starts of one job.

@@ -7,15 +7,14 @@ use chrono::NaiveDate;
 use chrono_tz::Tz;
 use serde::{Deserialize, Deserializer};
 use strait_common::config::{ByteSize, Span};
-use strait_common::selection::SelectionSpec;
+use strait_common::ids::GroupId;
 use strait_common::{Error, Kind, OrError, Result};
+use strait_proto::v1;
 
-use super::book::{Event, Overlap, Rules};
-use super::limits::ByTime;
-use super::when::{self, Calendar, Schedule, TimeOfDay, When};
-use crate::asked::{Lacking, Terms};
-use crate::job::{Check, Mode, Order, PassThrough};
-use crate::runs::Request;
+use crate::Limits;
+use crate::book::{Event, Overlap, Rules};
+use crate::limits::ByTime;
+use crate::when::{self, Calendar, Schedule, TimeOfDay, When};
 
 /// The largest file.
 const FILE_BYTES_MAX: usize = 64 << 10;
@@ -29,20 +28,10 @@ const LOOKBACK_MAX: u32 = 1000;
 pub struct JobFile {
     /// Its name.
     pub name: String,
-    /// The tables, as they are written.
-    pub from: String,
-    /// Where they go.
-    pub to: String,
-    /// Which of them.
-    pub include: Vec<String>,
-    /// Which not.
-    pub exclude: Vec<String>,
-    /// The rest of what is asked for.
-    pub terms: Terms,
-    /// Tables at a time.
-    pub tables_max: u32,
-    /// Values of the first dividing column before the selected ones that are looked at, too.
-    pub lookback: u32,
+    /// The source agent that does its work, by the name that a sink's configuration has for it; empty if it names none.
+    pub source: String,
+    /// What each start asks for, but its id and its now.
+    pub asked: v1::StartGroupRequest,
     /// When it starts, and what becomes of a start.
     pub rules: Rules,
     /// Streams by time of day.
@@ -73,21 +62,43 @@ pub enum Way {
 
 impl JobFile {
     /// What a start of it asks for, whose `now()` has these meanings (seconds since 1970), the last of which is its own.
-    pub fn request(&self, nows: &[i64]) -> Request {
+    pub fn request(&self, id: GroupId, nows: &[i64], limits: Limits) -> v1::StartGroupRequest {
         let ns = |at: &i64| at.saturating_mul(1_000_000_000);
         let (now, also) = match nows.split_last() {
             Some((now, also)) => (ns(now), also.iter().map(ns).collect()),
             None => (0, Vec::new()),
         };
-        Request {
-            from: self.from.clone(),
-            to: self.to.clone(),
-            terms: self.terms.clone(),
-            now,
-            exact_now: true,
-            tables_max: self.tables_max,
-            also,
-            lookback: self.lookback,
+        let mut request = self.asked.clone();
+        let run = request.run.get_or_insert_default();
+        run.bandwidth_max = limits.bandwidth_max;
+        run.streams = limits.streams.unwrap_or(run.streams);
+        (request.id, request.now, request.also) = (id.to_string(), Some(now), also);
+        request
+    }
+
+    /// The tables that it copies, as they are written, and where they go.
+    pub fn tables(&self) -> (&str, &str) {
+        let selectors = (self.asked.run.as_ref()).and_then(|run| run.selectors.as_ref());
+        selectors.map_or(("", ""), |tables| (&tables.from, &tables.to))
+    }
+
+    /// What happens to the rows that B has: `append`, `replace` or `mirror`.
+    pub fn mode(&self) -> &'static str {
+        let mode = self.asked.run.as_ref().and_then(|run| run.mode);
+        match mode.unwrap_or_default().kind() {
+            v1::mode::Kind::Unspecified | v1::mode::Kind::Append => "append",
+            v1::mode::Kind::Replace => "replace",
+            v1::mode::Kind::Mirror => "mirror",
+        }
+    }
+
+    /// What its runs must keep to at an instant.
+    pub fn limits(&self, at: i64) -> Limits {
+        let zone = self.rules.zone;
+        let (bandwidth_max, streams) = (self.bandwidth_max.as_ref(), self.streams_max.as_ref());
+        Limits {
+            bandwidth_max: bandwidth_max.map(|limit| limit.at(zone, at).0),
+            streams: streams.map(|limit| limit.at(zone, at)),
         }
     }
 
@@ -112,6 +123,8 @@ impl JobFile {
 #[serde(deny_unknown_fields)]
 struct Raw {
     name: String,
+    #[serde(default)]
+    source: String,
     from: String,
     to: String,
     #[serde(default)]
@@ -127,10 +140,9 @@ struct Raw {
     check: Option<RawCheck>,
     allow_drop: Option<u64>,
     again: Option<bool>,
-    schema: Option<Lacking>,
-    order: Option<Order>,
-    #[serde(default)]
-    pass_through: PassThrough,
+    schema: Option<RawSchema>,
+    order: Option<RawOrder>,
+    pass_through: Option<RawPassThrough>,
     streams_max: Option<Text<ByTime<u32>>>,
     bandwidth_max: Option<Text<ByTime<ByteSize>>>,
     #[serde(default)]
@@ -162,6 +174,28 @@ enum RawMode {
 enum RawCheck {
     Versions,
     Digests,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawSchema {
+    Evolve,
+    Freeze,
+    Ignore,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawOrder {
+    Oldest,
+    Newest,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RawPassThrough {
+    Auto,
+    Never,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -295,7 +329,6 @@ impl Raw {
         if self.notify.len() > NOTIFY_MAX {
             return wrong("notify", &format!("at most {NOTIFY_MAX}"));
         }
-        crate::group::check(&self.from, &self.to, &self.include, &self.exclude)?;
         let zone = self.zone.map_or(Tz::UTC, |zone| zone.0);
         let calendar = match &self.calendar {
             None => Calendar::default(),
@@ -322,42 +355,66 @@ impl Raw {
         let bandwidth_max = self.bandwidth_max.map(|limit| limit.0);
         let streams_max = self.streams_max.map(|limit| limit.0);
         let streams = streams_max.iter().flat_map(|limit| limit.values()).max();
-        Ok(JobFile {
-            terms: Terms {
-                selection: SelectionSpec {
-                    predicate: self.predicate.filter(|text| !text.trim().is_empty()),
-                    columns: self.columns.filter(|columns| !columns.is_empty()),
-                    zone: Some(zone.name().to_owned()).filter(|_| zone != Tz::UTC),
-                },
-                mode: match mode {
-                    RawMode::Append => Mode::Append {
-                        again: self.again.unwrap_or(false),
-                    },
-                    RawMode::Replace => Mode::Replace,
-                    RawMode::Mirror => Mode::Mirror {
-                        check: match self.check {
-                            None | Some(RawCheck::Versions) => Check::Versions,
-                            Some(RawCheck::Digests) => Check::Digests,
-                        },
-                        allow_drop: self.allow_drop.unwrap_or(0),
-                    },
-                },
-                mode_named: self.mode.is_some(),
-                columns_lacking: self.schema.unwrap_or_default(),
-                narrow: self.narrow.unwrap_or_default(),
-                streams: streams.unwrap_or(0),
-                bandwidth_max: None,
-                without_room: self.without_room,
-                pass_through: self.pass_through,
-                order: self.order.unwrap_or_default(),
-            },
-            name: self.name,
+        let selectors = v1::Selectors {
             from: self.from,
             to: self.to,
-            include: self.include,
-            exclude: self.exclude,
-            tables_max: self.tables.unwrap_or(1),
-            lookback: self.lookback.unwrap_or(0),
+            r#where: self.predicate.filter(|text| !text.trim().is_empty()),
+            columns: self.columns.unwrap_or_default(),
+            zone: match zone {
+                Tz::UTC => String::new(),
+                zone => zone.name().to_owned(),
+            },
+            narrow: self.narrow.unwrap_or_default(),
+            pass_through: match self.pass_through {
+                None => v1::PassThrough::Unspecified.into(),
+                Some(RawPassThrough::Auto) => v1::PassThrough::Auto.into(),
+                Some(RawPassThrough::Never) => v1::PassThrough::Never.into(),
+            },
+            ..v1::Selectors::default()
+        };
+        let run = v1::StartRunRequest {
+            selectors: Some(selectors),
+            streams: streams.unwrap_or(0),
+            mode: Some(v1::Mode {
+                kind: match self.mode {
+                    None => v1::mode::Kind::Unspecified.into(),
+                    Some(RawMode::Append) => v1::mode::Kind::Append.into(),
+                    Some(RawMode::Replace) => v1::mode::Kind::Replace.into(),
+                    Some(RawMode::Mirror) => v1::mode::Kind::Mirror.into(),
+                },
+                again: self.again.unwrap_or(false),
+                check: match self.check {
+                    None => v1::Check::Unspecified.into(),
+                    Some(RawCheck::Versions) => v1::Check::Versions.into(),
+                    Some(RawCheck::Digests) => v1::Check::Digests.into(),
+                },
+                allow_drop: self.allow_drop.unwrap_or(0),
+            }),
+            bandwidth_max: None,
+            without_room: self.without_room,
+            schema_policy: match self.schema {
+                None => v1::SchemaPolicy::Unspecified.into(),
+                Some(RawSchema::Evolve) => v1::SchemaPolicy::Evolve.into(),
+                Some(RawSchema::Freeze) => v1::SchemaPolicy::Freeze.into(),
+                Some(RawSchema::Ignore) => v1::SchemaPolicy::Ignore.into(),
+            },
+            order: match self.order {
+                None => v1::Order::Unspecified.into(),
+                Some(RawOrder::Oldest) => v1::Order::Oldest.into(),
+                Some(RawOrder::Newest) => v1::Order::Newest.into(),
+            },
+        };
+        Ok(JobFile {
+            name: self.name,
+            source: self.source,
+            asked: v1::StartGroupRequest {
+                run: Some(run),
+                include: self.include,
+                exclude: self.exclude,
+                tables_max: self.tables.unwrap_or(1),
+                lookback: self.lookback.unwrap_or(0),
+                ..v1::StartGroupRequest::default()
+            },
             rules: Rules {
                 when,
                 zone,
@@ -447,19 +504,28 @@ on = ["failure", "nothing-ran"]
     fn a_job_is_what_its_file_says_and_the_same_file_is_the_same_job() {
         let job = JobFile::read(NIGHTLY).unwrap();
         assert_eq!(job, JobFile::read(NIGHTLY).unwrap());
-        assert_eq!(job.terms.order, Order::Newest);
-        assert_eq!(job.terms.pass_through, PassThrough::Never);
-        assert_eq!(job.terms.streams, 3);
-        assert_eq!((job.rules.merges, job.lookback), (true, 2));
+        let run = job.asked.run.clone().unwrap();
+        assert_eq!(run.order(), v1::Order::Newest);
+        let selectors = run.selectors.unwrap();
+        assert_eq!(selectors.pass_through(), v1::PassThrough::Never);
+        assert_eq!(run.streams, 3);
+        assert_eq!((job.rules.merges, job.asked.lookback), (true, 2));
         let when = job.rules.when.as_ref().unwrap();
         assert_eq!(when.zone, chrono_tz::Asia::Shanghai);
         assert_eq!(when.start, Some(when::day_of("2019-01-01").unwrap()));
         assert_eq!(when.end, Some(when::day_of("2030-12-31").unwrap()));
         assert_eq!(job.notify[0].on, [Event::Failure, Event::NothingRan]);
-        let request = job.request(&[10, 20]);
+        let id = GroupId::from_u128(1);
+        let request = job.request(id, &[10, 20], Limits::default());
         assert_eq!(
-            (request.now, request.also),
-            (20_000_000_000, vec![10_000_000_000])
+            (request.now, request.also, request.id),
+            (Some(20_000_000_000), vec![10_000_000_000], id.to_string())
+        );
+        // At 14:00 in Shanghai.
+        let limits = job.limits(6 * 3600);
+        assert_eq!(
+            (limits.bandwidth_max, limits.streams),
+            (Some(20 << 20), Some(3))
         );
     }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use chrono_tz::Tz;
 use strait_common::{Error, Result};
 
-use super::when::{TimeOfDay, minute_of_day};
+use crate::when::{TimeOfDay, minute_of_day};
 
 /// Windows of one limit at most.
 const WINDOWS_MAX: usize = 48;

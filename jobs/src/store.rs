@@ -1,13 +1,15 @@
-//! Jobs in the store: their files as they were applied, and their starts.
+//! Jobs as an agent stores them, in SQLite: their files as they were applied, and their starts. Calls block; they run on the CPU pool.
 
-use rusqlite::{OptionalExtension, Row, params};
+use std::path::Path;
+
+use rusqlite::{Connection, Row, params};
+use strait_common::sqlite::{self, Said};
 use strait_common::{Error, Kind, OrError, Result};
 
-use super::{READ, RunStore, Said};
-use crate::schedule::book::{Changes, Start, State};
+use crate::book::{Changes, Start, State};
 
-/// What is in the store for jobs.
-pub(super) const SCHEMA: &str = "
+/// What is in the store.
+const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS jobs (
         name TEXT PRIMARY KEY,
         file TEXT NOT NULL,
@@ -50,7 +52,35 @@ pub struct JobRow {
     pub applied_at: i64,
 }
 
-impl RunStore {
+const READ: &str = "read the jobs";
+
+/// The jobs of an agent.
+#[derive(Debug)]
+pub struct JobStore {
+    db: Connection,
+    /// Where it is, for errors.
+    name: String,
+}
+
+impl JobStore {
+    /// Opens or makes the store in this file, which may hold other tables, too.
+    ///
+    /// # Errors
+    /// `Config` if the file cannot be opened.
+    pub fn open(path: &Path) -> Result<JobStore> {
+        let name = format!("job store {}", path.display());
+        let db = sqlite::open(Some(path), &name)?;
+        let there = "SELECT count(*) FROM sqlite_master WHERE name = 'starts'";
+        let there: i64 =
+            (db.query_row(there, [], |row| row.get(0))).or_error(Kind::Config, &name)?;
+        // What only reads must work on a full disk.
+        if there == 0 {
+            let made = db.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA}; COMMIT"));
+            made.or_error(Kind::Config, &name)?;
+        }
+        Ok(JobStore { db, name })
+    }
+
     /// Stores a job, in place of the one of that name.
     ///
     /// # Errors
@@ -69,7 +99,7 @@ impl RunStore {
     /// `Corrupt` if what is stored cannot be read.
     pub fn jobs(&self) -> Result<Vec<JobRow>> {
         let sql = "SELECT name, file, enabled, cursor, applied_at FROM jobs ORDER BY name";
-        self.all(sql, [], job_row)
+        all(self, sql, [], job_row)
     }
 
     /// Removes a job and its history; its runs stay.
@@ -137,18 +167,20 @@ impl RunStore {
             "SELECT {START_COLUMNS} FROM starts WHERE job = ?1 AND (state IN ('due', 'running', 'attached') OR at IN \
              (SELECT at FROM starts WHERE job = ?1 ORDER BY at DESC LIMIT ?2)) ORDER BY at DESC"
         );
-        self.all(&sql, params![job, limit], start_row)
+        all(self, &sql, params![job, limit], start_row)
     }
+}
 
-    /// The instants of a job's last success, in seconds since 1970.
-    ///
-    /// # Errors
-    /// `Unavailable` if SQLite cannot read.
-    pub fn last_success(&self, job: &str) -> Result<Option<i64>> {
-        let sql = "SELECT max(ended_at) FROM starts WHERE job = ? AND state = 'done'";
-        let found = self.db.query_row(sql, [job], |row| row.get(0)).optional();
-        Ok(found.found(&self.name)?.flatten())
-    }
+fn all<T>(
+    store: &JobStore,
+    sql: &str,
+    values: impl rusqlite::Params,
+    read: fn(&Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut statement = store.db.prepare_cached(sql).found(&store.name)?;
+    let rows = statement.query_map(values, |row| Ok(read(row)));
+    let rows = rows.found(&store.name)?;
+    rows.map(|row| row.found(&store.name)?).collect()
 }
 
 fn job_row(row: &Row<'_>) -> Result<JobRow> {

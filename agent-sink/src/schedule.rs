@@ -1,0 +1,290 @@
+//! Jobs that live beside B: what `strait_jobs` decides by B's clock, done by a source agent that this one dials.
+//!
+//! What a source agent has been asked to begin it goes on with by itself: here it is only begun, waited for and stopped. Every question can be asked again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use strait_common::config::without_secrets;
+use strait_common::ids::GroupId;
+use strait_common::retry::Backoff;
+use strait_common::shutdown::Shutdown;
+use strait_common::{Context, Error, Kind, OrError, Result};
+use strait_jobs::book::{Ended, How};
+use strait_jobs::{Groups, Limits};
+use strait_proto::v1;
+use strait_proto::v1::control_client::ControlClient;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::settings::Config;
+
+/// The largest answer: a group of many tables.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// How long a source agent may be out of reach before a group of its counts as failed for now; the job's own tries follow.
+const AWAY_MAX: Duration = Duration::from_secs(600);
+/// Between two questions to a source agent that does not answer. Its end is in [`AWAY_MAX`].
+const ASK_AGAIN: Backoff = Backoff {
+    first: Duration::from_millis(500),
+    most: Duration::from_secs(15),
+    retries_max: u32::MAX,
+};
+
+/// The groups of the source agents that this agent knows.
+#[derive(Debug)]
+pub struct FarGroups {
+    sources: BTreeMap<String, Far>,
+    /// How long an answer may take: a source asks its store, and a sink, before it gives one.
+    answer_max: Duration,
+    shutdown: Shutdown,
+    tasks: TaskTracker,
+}
+
+#[derive(Clone, Debug)]
+struct Far {
+    name: String,
+    url: String,
+    client: ControlClient<Channel>,
+}
+
+impl FarGroups {
+    /// Those of the sources in the configuration, which are connected to when they are first needed.
+    ///
+    /// # Errors
+    /// `Config` if a URL cannot be read, or a file of its TLS cannot be used.
+    pub fn new(config: &Config, shutdown: Shutdown, tasks: TaskTracker) -> Result<FarGroups> {
+        let mut sources = BTreeMap::new();
+        for (name, url) in &config.sources {
+            let context = || format!("source {name} ({})", without_secrets(url));
+            let endpoint = Endpoint::from_shared(url.clone()).or_error(Kind::Config, context())?;
+            let endpoint = endpoint
+                .connect_timeout(config.peer_timeout)
+                .http2_keep_alive_interval(config.peer_timeout / 2)
+                .keep_alive_timeout(config.peer_timeout / 2)
+                .keep_alive_while_idle(true);
+            let channel = config.source_tls.connect_lazily(endpoint, "tls_ca");
+            let channel = channel.with_context(context)?;
+            let far = Far {
+                name: name.clone(),
+                url: url.clone(),
+                client: ControlClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX),
+            };
+            sources.insert(name.clone(), far);
+        }
+        Ok(FarGroups {
+            sources,
+            answer_max: config.engine_timeout + config.peer_timeout,
+            shutdown,
+            tasks,
+        })
+    }
+
+    /// The source that a job's file means: the only one, if it names none.
+    fn far(&self, source: &str) -> Result<&Far> {
+        let names = || self.sources.keys().cloned().collect::<Vec<_>>().join(", ");
+        let found = match (source, self.sources.len()) {
+            ("", 1) => self.sources.values().next(),
+            ("", _) => {
+                return Err(Error::config(format!(
+                    "this sink agent knows several source agents; say which does the work: source = \"NAME\", of {}",
+                    names()
+                )));
+            }
+            (source, _) => self.sources.get(source),
+        };
+        found.ok_or_else(|| {
+            Error::config(format!(
+                "there is no source agent '{source}'; this sink agent knows {}",
+                names()
+            ))
+        })
+    }
+}
+
+impl Far {
+    /// An answer within its time, with who was asked in its error.
+    async fn answer<T>(
+        &self,
+        time: Duration,
+        what: &str,
+        asked: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T> {
+        let who = || {
+            format!(
+                "source agent {} ({})",
+                self.name,
+                without_secrets(&self.url)
+            )
+        };
+        match tokio::time::timeout(time, asked).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(Error::from(status)).with_context(who),
+            Err(_) => Err(Error::unavailable(format!(
+                "{}: {what}: no answer for {} s",
+                who(),
+                time.as_secs()
+            ))),
+        }
+    }
+
+    /// Waits until the group has ended, or its agent is out of reach.
+    async fn watched(&self, answer_max: Duration, id: GroupId) -> Result<v1::Group> {
+        let mut client = self.client.clone();
+        let request = v1::GetGroupRequest { id: id.to_string() };
+        let watch = client.watch_group(request);
+        let mut groups = self.answer(answer_max, "watch a group", watch).await?;
+        let mut last = None;
+        while let Some(group) = groups.message().await.map_err(Error::from)? {
+            last = Some(group);
+        }
+        match last {
+            Some(group) if group.ended_at != 0 => Ok(group),
+            _ => Err(Error::unavailable("the answers ended before the group had")),
+        }
+    }
+}
+
+fn is_active(group: &v1::Group) -> bool {
+    matches!(group.status.as_str(), "planned" | "running")
+}
+
+/// How a group has ended, as its agent says.
+fn ended(group: v1::Group) -> Ended {
+    let temporary = group.temporary;
+    let how = match group.status.as_str() {
+        "done" => How::Done,
+        "paused" => How::Paused,
+        "cancelled" | "abandoned" => How::Cancelled,
+        "partial" => How::Partial { temporary },
+        _ => How::Failed { temporary },
+    };
+    Ended {
+        how,
+        message: group.message,
+    }
+}
+
+#[async_trait]
+impl Groups for FarGroups {
+    fn url(&self, source: &str) -> Result<String> {
+        self.far(source).map(|far| far.url.clone())
+    }
+
+    async fn check(&self, source: &str, request: &v1::StartGroupRequest) -> Result<()> {
+        let far = self.far(source)?;
+        let mut client = far.client.clone();
+        let asked = client.check_group(request.clone());
+        far.answer(self.answer_max, "check a job", asked).await?;
+        Ok(())
+    }
+
+    async fn begin(&self, source: &str, request: v1::StartGroupRequest, again: bool) -> Result<()> {
+        let far = self.far(source)?;
+        let mut client = far.client.clone();
+        let begin = async {
+            let asked = client.start_group(request);
+            let group = far.answer(self.answer_max, "begin a group", asked).await?;
+            if again && !is_active(&group) && group.status != "done" {
+                let asked = client.resume_group(v1::GetGroupRequest { id: group.id });
+                far.answer(self.answer_max, "go on with a group", asked)
+                    .await?;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            begun = begin => begun,
+            // It is asked again at the next start of this agent.
+            () = self.shutdown.draining() => Err(Error::cancelled("the agent stops")),
+        }
+    }
+
+    async fn ended(&self, source: &str, id: GroupId) -> Result<Option<Ended>> {
+        let far = self.far(source)?;
+        let (mut tries, mut away_since) = (0, None);
+        loop {
+            let watched = tokio::select! {
+                watched = far.watched(self.answer_max, id) => watched,
+                () = self.shutdown.draining() => return Ok(None),
+            };
+            let error = match watched {
+                Ok(group) => return Ok(Some(ended(group))),
+                Err(error) => error,
+            };
+            // It has been begun; an agent that does not know it has lost its state, and is asked to begin it again by the next try.
+            let since = *away_since.get_or_insert_with(Instant::now);
+            if error.kind() != Kind::Unavailable || since.elapsed() > AWAY_MAX {
+                return Err(error);
+            }
+            // One that answers at all is not away.
+            let mut client = far.client.clone();
+            let get = client.get_group(v1::GetGroupRequest { id: id.to_string() });
+            if far
+                .answer(self.answer_max, "ask for a group", get)
+                .await
+                .is_ok()
+            {
+                (tries, away_since) = (0, None);
+            }
+            let wait = ASK_AGAIN.step(tries, 0.5);
+            tries += 1;
+            tracing::debug!(source = %far.name, group = %id, %error, "asked again");
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.shutdown.draining() => return Ok(None),
+            }
+        }
+    }
+
+    fn pause(&self, source: &str, id: GroupId) {
+        let Ok(far) = self.far(source).cloned() else {
+            return;
+        };
+        let (shutdown, answer_max) = (self.shutdown.clone(), self.answer_max);
+        self.tasks.spawn(async move {
+            let begun = Instant::now();
+            let mut tries = 0;
+            loop {
+                let mut client = far.client.clone();
+                let request = v1::GetGroupRequest { id: id.to_string() };
+                let asked = client.pause_group(request);
+                let Err(error) = far.answer(answer_max, "pause a group", asked).await else {
+                    return;
+                };
+                if error.kind() != Kind::Unavailable || begun.elapsed() > AWAY_MAX {
+                    tracing::error!(group = %id, %error, "the deadline is over, and the group could not be paused");
+                    return;
+                }
+                let wait = ASK_AGAIN.step(tries, 0.5);
+                tries += 1;
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = shutdown.draining() => return,
+                }
+            }
+        });
+    }
+
+    fn limit(&self, source: &str, id: GroupId, limits: Limits) {
+        let Ok(far) = self.far(source).cloned() else {
+            return;
+        };
+        if limits == Limits::default() {
+            return;
+        }
+        let answer_max = self.answer_max;
+        self.tasks.spawn(async move {
+            let mut client = far.client.clone();
+            let asked = client.limit_group(v1::LimitGroupRequest {
+                id: id.to_string(),
+                bandwidth_max: limits.bandwidth_max,
+                streams: limits.streams,
+            });
+            // It is said again within a minute.
+            if let Err(error) = far.answer(answer_max, "limit a group", asked).await {
+                tracing::debug!(group = %id, %error, "the limits could not be said");
+            }
+        });
+    }
+}
