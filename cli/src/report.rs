@@ -67,6 +67,12 @@ impl From<tonic::Status> for Failure {
             .map(str::to_owned);
         // What an agent says carries its kind; what the transport says does not.
         let silent = !status.metadata().contains_key("strait-kind");
+        if silent && status.code() == tonic::Code::Unimplemented {
+            return Failure::from(strait_common::Error::config(
+                "this agent does not do that. Runs, plans and tables are asked of a source agent; a sink agent has jobs, where its configuration names [sources.NAME]. \
+                 An agent of an older release may not know it yet",
+            ));
+        }
         let failure = Failure::from(strait_common::Error::from(status));
         Failure {
             running,

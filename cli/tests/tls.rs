@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustix::process::Signal;
 use strait_tests::lakes::Lakes;
 use strait_tests::process::{AgentProcess, Cli, Ended};
 
@@ -190,9 +191,56 @@ async fn whoever_is_not_known_gets_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sink_that_asks_for_a_certificate_turns_away_a_source_without_one() {
+async fn a_job_beside_b_has_its_source_begin_over_mutual_tls() {
     let pair = Pair::start().await;
-    drop(pair.source);
+    let ca = pair.authority.file(&pair.lakes).display().to_string();
+    let identity = identity(&pair.lakes, "sink");
+    // Another agent over the same lake, which only has jobs.
+    let with_jobs = |tls: &str| {
+        let config = sink_config(&pair.lakes, &format!("{identity}{tls}"));
+        let text = std::fs::read_to_string(&config).expect("a file");
+        let text = text.replace("sink-state", "jobs-state");
+        let source = https(&pair.source);
+        let text = format!("{text}[sources.main]\nurl = \"{source}\"\n");
+        std::fs::write(&config, text).expect("a file");
+        config
+    };
+    let said = refused("agent-sink", &with_jobs("")).await;
+    assert!(
+        said.contains("source main") && said.contains("tls_ca"),
+        "{said}"
+    );
+    let config = with_jobs(&format!("tls_client_ca = \"{ca}\"\ntls_ca = \"{ca}\"\n"));
+    let sink = AgentProcess::start(PROGRAM, "agent-sink", &config).await;
+    let file = pair.lakes.path("nightly.toml");
+    let job = "name = \"nightly\"\nfrom = \"a:db/ticks\"\nto = \"b:db/ticks\"\nmode = \"mirror\"\n";
+    std::fs::write(&file, job).expect("a file");
+    let url = https(&sink);
+    for command in [
+        ["job", "apply", text(&file)].as_slice(),
+        &["job", "run", "nightly"],
+        &["why", "nightly"],
+    ] {
+        let ended = pair.operator_at(&url, "authority", Some("operator"), command);
+        let ended = ended.await;
+        assert_eq!(ended.code, 0, "{ended:?}");
+    }
+    pair.lakes.assert_equal().await;
+    // What only a source agent does is said to be so.
+    let ended = pair.operator_at(&url, "authority", Some("operator"), &["runs", "list"]);
+    let ended = ended.await;
+    assert_eq!(ended.code, 2, "{ended:?}");
+    assert!(
+        ended.stderr.contains("asked of a source agent"),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_asks_for_a_certificate_turns_away_a_source_without_one() {
+    let mut pair = Pair::start().await;
+    pair.source.signal(Signal::KILL);
+    pair.source.ended().await;
     let ca = pair.authority.file(&pair.lakes).display().to_string();
     let config = source_config(
         &pair.lakes,
