@@ -294,6 +294,8 @@ class Pair:
         answer = self.json("runs", "show", run, codes=range(0, 256))
         if isinstance(answer.get("run"), dict):
             return answer["run"]
+        if "attempts" in answer:
+            return answer
         if self.source.alive():
             print(f"   the source agent is alive and says of run {run}: {json.dumps(answer)[:500]}", flush=True)
         return {"status": None, "said": answer}
