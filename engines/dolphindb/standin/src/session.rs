@@ -593,6 +593,11 @@ impl Session {
         let Value::Constant(kind) = kind.clone() else {
             return Err("database takes a partition type".into());
         };
+        if let Some(Some(_)) = arguments.get(4)
+            && self.text(arguments, 4)? != "OLAP"
+        {
+            return Err("this stand-in has the OLAP engine only".into());
+        }
         let scheme = argument(arguments, 2)?.clone();
         let schemes = match (kind.as_str(), scheme) {
             ("VALUE", Value::Object(Object::Vector(column))) => vec![Scheme::Value(column)],
