@@ -372,6 +372,7 @@ impl Shared {
         let outcome = wire::outcome(request.outcome())?;
         let (id, attached) = self.attempt(request.target, &request.run, request.epoch)?;
         attached.attachment.complete(outcome).await?;
+        self.tables.ended(&id, attached.attachment.epoch());
         tracing::info!(table = %id.table, run = %request.run, ?outcome, "claim ended");
         Ok(v1::CompleteReply {})
     }

@@ -77,7 +77,7 @@ struct Entry {
     newest: Option<Attached>,
 }
 
-/// All tables that were attached to since this process started.
+/// All tables that were attached to since this process started, and the attachments of those whose claims are open.
 #[derive(Debug)]
 pub struct Tables {
     /// A std mutex: it is held for look-ups only, never across an await.
@@ -168,6 +168,17 @@ impl Tables {
             .map(|newest| (newest.run, newest.attachment.epoch()));
         check_attempt(&id.table, known, run, epoch)?;
         newest.ok_or_else(|| Error::internal("an attempt that nobody knows is current"))
+    }
+
+    /// The claim of this attempt has ended: what its attachment knows of the table is let go of, unless something of it is still being published. Whoever asks for it now
+    /// hears what he would hear after a restart of this process.
+    pub fn ended(&self, id: &TableId, epoch: Epoch) {
+        self.with(id, |entry| {
+            let is_over = |newest: &mut Attached| {
+                newest.attachment.epoch() == epoch && newest.finishing.is_empty()
+            };
+            entry.newest.take_if(is_over)
+        });
     }
 
     /// Waits for all finishes of this process, for a clean stop. Cancel-safe.

@@ -139,10 +139,18 @@ async fn replicate(
         to: format!("b:{TABLE}"),
         ..v1::Selectors::default()
     };
-    let request = v1::StartRunRequest {
+    let mut request = v1::StartRunRequest {
         selectors: Some(selectors.clone()),
         ..v1::StartRunRequest::default()
     };
+    if chaos {
+        let bandwidth_max = chaos::bandwidth_max(&connection, &selectors).await?;
+        output.note(&format!(
+            "the link is held to {} a second: this run would be over before anybody is killed",
+            format::bytes(bandwidth_max)
+        ));
+        request.bandwidth_max = Some(bandwidth_max);
+    }
     let reply = connection.control().start_run(request).await?.into_inner();
     let run = reply.run.unwrap_or_default();
     let display = Display::new(output);

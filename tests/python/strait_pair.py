@@ -10,7 +10,6 @@ target/release/strait.
 """
 
 import atexit
-import ctypes
 import json
 import os
 import pathlib
@@ -33,8 +32,9 @@ ENDED = {"done", "partial", "failed", "cancelled", "abandoned"}
 # Of an agent's log, what a failure prints.
 LOG_TAIL_BYTES = 4_000
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+# Becomes the program that it is given, killed by the kernel when who started it ends: prctl(PR_SET_PDEATHSIG). A process of its own, and not a `preexec_fn`: Python
+# code between fork and exec waits for ever for a lock that another thread of ours held at the fork.
+_BOUND_TO_US = f"import ctypes, os, sys; ctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)}); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 def binary():
@@ -132,12 +132,11 @@ class Agent:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("STRAIT_")} | self.environment
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [binary(), f"agent-{self.role}", "--config", self.config],
+                [sys.executable, "-I", "-S", "-c", _BOUND_TO_US, binary(), f"agent-{self.role}", "--config", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment,
-                preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
             )
         self.starts += 1
         return offset

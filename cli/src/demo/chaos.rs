@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use strait_proto::v1;
+use strait_proto::v1::plan_reply::Body;
 
 use super::agents::Agent;
 use crate::client::Connection;
@@ -12,6 +13,10 @@ use crate::progress::Display;
 use crate::report::Result;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// How long the run is made to take at least: there must be time to kill somebody in the middle of it.
+const RUN_SECONDS: u64 = 5;
+/// No limit is less: an agent refuses one at which a frame takes too long.
+const BANDWIDTH_MIN: u64 = 1024 * 1024;
 
 /// An agent that was killed.
 #[derive(Debug, Serialize)]
@@ -22,6 +27,25 @@ pub(crate) struct Kill {
     rows_done: u64,
     /// Partitions being copied then.
     partitions_running: u64,
+}
+
+/// The bytes a second at which this job's run is long enough.
+pub(crate) async fn bandwidth_max(
+    connection: &Connection,
+    selectors: &v1::Selectors,
+) -> Result<u64> {
+    let request = v1::PlanRequest {
+        selectors: Some(selectors.clone()),
+        ..v1::PlanRequest::default()
+    };
+    let mut replies = connection.control().plan(request).await?.into_inner();
+    let mut bytes = 0;
+    while let Some(reply) = replies.message().await? {
+        if let Some(Body::Totals(totals)) = reply.body {
+            bytes = totals.bytes.unwrap_or_default();
+        }
+    }
+    Ok((bytes / RUN_SECONDS).max(BANDWIDTH_MIN))
 }
 
 /// Kills the sink at one third of the rows and the source at two thirds, with SIGKILL, and starts each again. Fewer if the run ends before.
@@ -36,7 +60,8 @@ pub(crate) async fn run(
     let mut agents = [("sink", sink), ("source", source)].into_iter();
     for third in 1..=2 {
         let Some(progress) = until(connection, id, third).await else {
-            display.note("the run has ended before everybody was killed; take more --rows");
+            display
+                .note("the run has ended before everybody was killed; take more --rows and --days");
             break;
         };
         let Some((name, agent)) = agents.next() else {
