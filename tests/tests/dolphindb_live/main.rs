@@ -5,7 +5,7 @@
 //!
 //! It makes the databases of [`DATABASES`] and drops them, and does not begin where one of them is there.
 
-#[path = "../harness/mod.rs"]
+#[path = "../../../engines/dolphindb/standin/tests/harness/mod.rs"]
 mod harness;
 mod questions;
 
