@@ -310,17 +310,12 @@ impl Attempt {
     async fn append(&self, what: &mut Publishing, place: &Place, batch: RecordBatch) -> Result<()> {
         let rows = batch.num_rows() as u64;
         let expected = what.before + what.done_rows;
-        let strangers = place
-            .buckets
-            .iter()
-            .map(|(column, index, count)| format!("hashBucket({column}, {count}) != {index}"));
-        let strangers: Vec<String> = strangers.collect();
-        let strangers = if strangers.is_empty() {
+        let strangers = if place.strangers.is_empty() {
             "m = 0".to_owned()
         } else {
             format!(
                 "m = exec count(*) from straitRows where {}",
-                strangers.join(" or ")
+                place.strangers.join(" or ")
             )
         };
         let script = format!(
@@ -334,7 +329,7 @@ impl Attempt {
         let label = what.key.label();
         if answer.strangers != 0 {
             let why = format!(
-                "partition {label}: {} rows are of another bucket here; B's hash is not A's, so make the table otherwise and copy to that",
+                "partition {label}: {} rows are of another bucket or list here: B does not tell them apart as A does, so make the table otherwise and copy to that",
                 answer.strangers
             );
             return Err(self.trouble(what, Kind::Refused, why).await);

@@ -175,6 +175,8 @@ pub struct Catalog {
     pub databases: BTreeMap<String, Database>,
     /// What the last chunk and the last transaction were called.
     pub counter: u64,
+    /// Functions that no user may call.
+    pub denied: Vec<String>,
     /// Requests that go on although nobody waits for their answer.
     pub jobs: Vec<Job>,
 }

@@ -655,3 +655,78 @@ async fn rows_that_no_run_has_put_there_are_foreign() {
     assert!(!prepare().await.foreign);
     world.ensure(&parts(), "replaced").await;
 }
+
+/// The source's lists are taken only where the server has the same ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_take_their_own_rows_and_no_others() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let mut lease = world.cluster().connect().await.unwrap();
+    let make = "database(\"dfs://suite\", LIST, ([\"AAPL\", \"IBM\"], [\"MSFT\"]))";
+    lease.connection().script(make).await.unwrap();
+    let lists = divided("ticks", &[("symbol", DivisionKind::Hash { buckets: 2 })]);
+    store
+        .sink
+        .prepare(&lists.name, &lists, false)
+        .await
+        .unwrap();
+    let attachment = store.sink.attach(&claim(1).unwrap()).await.unwrap();
+    let ours = part(20_000, "IBM", 0..8);
+    let rows: RecordBatch = ours.rows(0, 8).unwrap();
+    for (list, takes) in [(1, false), (0, true)] {
+        let key = format!("symbol=bucket({list},2)").parse().unwrap();
+        let asked = ours.clone().under(key);
+        let begun = attachment
+            .begin(&asked.partition(), Disposition::Append, None)
+            .await;
+        let Begun::Writer(mut writer) = begun.unwrap() else {
+            panic!("list {list} was never begun");
+        };
+        writer.append(rows.clone()).await.unwrap();
+        let finished = writer.finish(asked.receipt().unwrap()).await;
+        if takes {
+            finished.unwrap();
+        } else {
+            let error = finished.map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), Kind::Refused, "{error}");
+            assert!(
+                error.to_string().contains("another bucket or list"),
+                "{error}"
+            );
+        }
+    }
+    world.ensure(&[ours], "in the one list").await;
+}
+
+/// Where the server tells no versions, a run is as exact as ever, whatever dies, and nothing is taken for whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_that_is_told_no_versions_believes_none() {
+    for end in 1.. {
+        let world = World::new().await;
+        world.standin.catalog().denied.push("getTabletsMeta".into());
+        let old = part(20_000, "IBM", 1..5).changed("v0", 1..5);
+        let (store, _) = world.process();
+        let first = life(1, std::slice::from_ref(&old), Disposition::Append);
+        first.live(&store, Until::Complete).await.unwrap();
+        let run = life(2, &parts(), Disposition::Append);
+        let (store, before) = world.process_in(world.directory.path(), 1);
+        before.end.store(end, Ordering::SeqCst);
+        let lived = run.live(&store, Until::Complete).await;
+        let reached = before.taken.load(Ordering::SeqCst) >= end;
+        assert!(lived.is_ok() || reached, "step {end}: {lived:?}");
+        let (store, _) = world.process();
+        run.live(&store, Until::Complete).await.unwrap();
+        let all = [parts(), vec![old]].concat();
+        world.ensure(&all, &format!("step {end}")).await;
+        let everything = strait_common::selection::Selection::everything(&schema());
+        let name = table_name().unwrap();
+        let holdings = store.sink.holdings(&name, &everything);
+        let holdings: Vec<_> = holdings.await.unwrap().try_collect().await.unwrap();
+        assert_eq!(holdings.len(), 2);
+        assert!(holdings.iter().all(|held| !held.intact), "{holdings:?}");
+        if !reached {
+            assert!(end > 20, "a life of {end} steps");
+            break;
+        }
+    }
+}
