@@ -215,10 +215,11 @@ impl DolphinSink {
                 division_text(&wanted.divisions)
             )));
         }
+        let mut notes = Vec::new();
         if self.inner.source.described(name).await?.keyed {
-            return Err(Error::refused(format!(
-                "table {name} keeps one row of each key (keepDuplicates, or a primary key): what is appended there is not what is stored, so nothing could be proved"
-            )));
+            notes.push(format!(
+                "table {name} keeps one row of each key (keepDuplicates, or a primary key): it takes --mode replace and mirror only, and rows of which no two have one key"
+            ));
         }
         let fields = there.schema.fields().iter();
         let lacking = fields.filter(|field| wanted.schema.index_of(field.name()).is_err());
@@ -231,6 +232,7 @@ impl DolphinSink {
         Ok(Prepared {
             lacking: lacking.map(|field| field.name().clone()).collect(),
             foreign,
+            notes,
             ..Prepared::default()
         })
     }

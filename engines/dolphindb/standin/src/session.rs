@@ -1144,5 +1144,11 @@ fn description(table_state: &TableState) -> Said<Object> {
         entries.push(("partitionSchema".into(), scheme));
     }
     entries.push(("engineType".into(), scalar(&Cell::Text("OLAP".into()))));
+    let kept = if table_state.keyed.is_empty() {
+        "ALL"
+    } else {
+        "LAST"
+    };
+    entries.push(("keepDuplicates".into(), scalar(&Cell::Text(kept.into()))));
     Ok(Object::Dictionary(entries))
 }
