@@ -181,6 +181,7 @@ impl Resolved {
             )));
         }
         let mut warnings = selection.warnings();
+        warnings.extend(source.warnings(&table.name).await?);
         if let Some(there) = &reply.divided_otherwise {
             let here = division_text(&wanted.divisions);
             let differ = format!("the source divides by ({here}), the sink by ({there})");

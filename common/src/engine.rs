@@ -226,6 +226,15 @@ pub trait Source: fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// What an operator should know of reading this table although nothing is refused, in sentences: shown by `plan`.
+    ///
+    /// # Errors
+    /// As [`describe`](Source::describe).
+    async fn warnings(&self, table: &TableName) -> Result<Vec<String>> {
+        let _ = table;
+        Ok(Vec::new())
+    }
+
     /// The bytes that one open read of this table holds beside the batch that it returns.
     fn read_bytes(&self, table: &Table) -> u64;
 }

@@ -121,6 +121,10 @@ impl Source for PatientSource {
         self.below.check(table).await
     }
 
+    async fn warnings(&self, table: &TableName) -> Result<Vec<String>> {
+        within(self.timeout, "warnings", self.below.warnings(table)).await
+    }
+
     fn read_bytes(&self, table: &Table) -> u64 {
         self.below.read_bytes(table)
     }

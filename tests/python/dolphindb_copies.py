@@ -174,6 +174,20 @@ def copies(checks, standin, session):
                 to_dolphindb(checks, pair, client, other)
         client.close()
         other.close()
+    with checks.section("a cluster that tells no versions"), standin("getTabletsMeta") as address:
+        client = session(address)
+        fill(client)
+        with pair_of(address) as pair:
+            without_versions(checks, pair, client)
+        client.close()
+    with checks.section("a table divided by lists"), standin() as address, standin() as to:
+        client, other = session(address), session(to)
+        with pair_of(address) as pair:
+            by_lists(checks, pair, client)
+        with pair_of(address, to) as pair:
+            lists_to_lists(checks, pair, client, other)
+        client.close()
+        other.close()
     for role in ("source", "sink", "both"):
         with checks.section(f"DolphinDB to DolphinDB, kill -9 of {role}"), standin() as address, standin() as to:
             client, other = session(address), session(to)
@@ -370,6 +384,60 @@ def to_dolphindb(checks, pair, client, other):
     answer = pair.json("restore", "--from", f"file://{bundle}:db1/mt", "--to", "dr:db1/restored")
     checks.check("a backup is restored into DolphinDB", answer["status"] == "done", answer.get("message"))
     same(checks, "row for row", rows_at_server(client), rows_at_server(other, 'loadTable("dfs://db1", "restored")'))
+
+
+def without_versions(checks, pair, client):
+    way = ("live:db1/mt", "dr:db1/mt", "--mode", "mirror")
+    plan = pair.json("plan", "--from", way[0], "--to", way[1])
+    said = " ".join(plan["warnings"])
+    checks.check("plan says that versions are not known, and why", "getTabletsMeta" in said and "versions" in said, said)
+    partitions = partitions_of(client)
+    first = pair.sync(*way)
+    checks.check("all partitions are copied", first["partitions_done"] == partitions, first["partitions_done"])
+    compared(checks, "the lake has what the vendor's client reads", client, pair.lake_b / "db1/mt")
+    insert(client, ticks(DAYS[1], 1_000_000, 1))
+    night = pair.sync(*way)
+    checks.check("a mirror reads all and copies what differs", night["partitions_done"] == 1, night["partitions_done"])
+    compared(checks, "and the lake has it", client, pair.lake_b / "db1/mt")
+
+
+LISTS = '(["IBM", "MSFT"], ["A/B", "東京", "GOOG"], ["AAPL", "NVDA"])'
+
+
+def make_by_lists(client):
+    with np.errstate(invalid="ignore"):
+        client.upload({"sample": ticks(DAYS[0], 0, 2)})
+    client.run(f'db = database("dfs://db1", LIST, {LISTS}); createPartitionedTable(db, sample, `mt, `sym)')
+
+
+def by_lists(checks, pair, client):
+    make_by_lists(client)
+    for at, day in enumerate(DAYS):
+        insert(client, ticks(day, at * ROWS_OF_A_DAY, ROWS_OF_A_DAY))
+    plan = pair.json("plan", "--from", "live:db1/mt", "--to", "dr:db1/mt")
+    listed = [partition["key"] for partition in plan["partitions"]]
+    checks.check("plan lists each list by its number", listed == [f"sym=bucket({at},3)" for at in range(3)], listed)
+    pair.sync("live:db1/mt", "dr:db1/mt")
+    compared(checks, "the lake has what the vendor's client reads", client, pair.lake_b / "db1/mt")
+
+
+def lists_to_lists(checks, pair, client, other):
+    make_by_lists(other)
+    way = ("live:db1/mt", "dr:db1/mt")
+    answer = pair.sync(*way)
+    checks.check("all lists are copied to the same ones", answer["partitions_done"] == 3, answer["partitions_done"])
+    same(checks, "the vendor's client reads the same at both", rows_at_server(client), rows_at_server(other))
+    night = pair.sync(*way, "--mode", "mirror")
+    checks.check("a mirror copies nothing", (night["partitions_done"], night["rows_sent"]) == (0, 0), night["rows_sent"])
+    other.run('dropDatabase("dfs://db1")')
+    with np.errstate(invalid="ignore"):
+        other.upload({"sample": ticks(DAYS[0], 0, 2)})
+    other.run('db = database("dfs://db2", LIST, (["IBM"], ["A/B", "東京", "GOOG", "MSFT"], ["AAPL", "NVDA"])); createPartitionedTable(db, sample, `mt, `sym)')
+    refused = pair.json("sync", "--from", way[0], "--to", "dr:db2/mt", codes=range(256))
+    failed = " ".join(partition["message"] for partition in refused.get("failed", [])) + str(refused.get("message"))
+    checks.check("other lists of the same number are refused, and no row is put elsewhere", refused["status"] != "done" and "list" in failed, failed[:300])
+    kept = other.run('exec count(*) from loadTable("dfs://db2", "mt") where sym == "MSFT"')
+    checks.check("no row of the list that differs is there", kept == 0, kept)
 
 
 def killed_on_the_way(checks, address, to, client, other, role):

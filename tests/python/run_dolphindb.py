@@ -24,9 +24,9 @@ ROWS = 10_000
 
 
 @contextlib.contextmanager
-def standin():
-    """A stand-in of its own; its address."""
-    server = subprocess.Popen([STANDIN, "serve"], stdout=subprocess.PIPE, text=True)
+def standin(*denied):
+    """A stand-in of its own, where nobody may call these functions; its address."""
+    server = subprocess.Popen([STANDIN, "serve", "127.0.0.1:0", *denied], stdout=subprocess.PIPE, text=True)
     try:
         yield server.stdout.readline().strip()
     finally:

@@ -43,10 +43,17 @@ impl DolphinAttachment {
     }
 
     /// The partition's place at the server, which is made where the scheme lacks it.
-    async fn place(&self, key: &PartitionKey) -> Result<Described> {
+    async fn place(&self, key: &PartitionKey, disposition: Disposition) -> Result<Described> {
         let attempt = &self.attempt;
         let source = &attempt.inner.source;
         let described = source.described(&attempt.table).await?;
+        if described.keyed && disposition == Disposition::Append {
+            return Err(Error::refused(format!(
+                "table {} keeps one row of each key (keepDuplicates, or a primary key): what is appended to rows that are there is not what is stored, so nothing could be \
+                 proved. Use --mode replace or mirror",
+                attempt.table
+            )));
+        }
         check_key(&described.divisions(), &described.schema, key)?;
         let missing = scheme::missing(key, &described.levels)?;
         if missing.is_empty() {
@@ -117,7 +124,7 @@ impl Attachment for DolphinAttachment {
                 }
             }
         }
-        let described = self.place(&key).await?;
+        let described = self.place(&key, disposition).await?;
         let writer = RunId::random().to_string();
         let version = partition.version.clone();
         let (name, asked, new, from) = (table, key.clone(), writer.clone(), from.cloned());

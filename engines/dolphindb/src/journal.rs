@@ -104,6 +104,9 @@ pub(crate) struct Publishing {
     pub(crate) session: String,
     /// Why it cannot go on without a person.
     pub(crate) trouble: Option<String>,
+    /// Whether what the server had lost of it was removed, to be sent once more.
+    #[serde(default)]
+    pub(crate) repaired: bool,
 }
 
 impl Publishing {
@@ -127,6 +130,7 @@ impl Publishing {
             sent_pieces: 0,
             session: String::new(),
             trouble: None,
+            repaired: false,
         }
     }
 }

@@ -18,6 +18,8 @@ const PORT: u16 = 8848;
 const SITES_MAX: usize = 64;
 /// What one append may take: the server's cache, which by default takes 200 MB, has to hold it.
 const BATCH_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=128 << 20;
+/// A quarter of what a server answers one query with, unless it was told otherwise.
+const QUERY_BYTES: u64 = 2 << 30;
 /// What a password file may hold.
 const PASSWORD_BYTES_MAX: u64 = 4096;
 
@@ -110,6 +112,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// What one answer, or one block of it, may take in memory.
     pub answer_bytes_max: u64,
+    /// About how much one query is answered with: the server holds all of an answer, and refuses one above its `memLimitOfQueryResult`.
+    pub query_bytes: u64,
     /// Where a sink keeps what the server cannot; without it the cluster is only read.
     pub journal: Option<PathBuf>,
     /// About how much one append takes in memory.
@@ -132,6 +136,7 @@ impl Options {
             answer_timeout: Duration::from_secs(600),
             idle_timeout: Duration::from_secs(60),
             answer_bytes_max: 64 << 20,
+            query_bytes: QUERY_BYTES,
             journal: None,
             batch_bytes: crate::sink::BATCH_BYTES,
         }
@@ -232,11 +237,17 @@ impl Words {
                 }
                 options.batch_bytes = bytes;
             }
+            "query_max" => {
+                options.query_bytes = value.parse::<config::ByteSize>()?.0;
+                if options.query_bytes < 1 << 20 {
+                    return Err(wrong(value, "1MiB or more"));
+                }
+            }
             "answer_max" => options.answer_bytes_max = value.parse::<config::ByteSize>()?.0,
             _ => {
                 return Err(Error::config(
                     "there is none of that name; there are site, login, tls, ca, fingerprint, password_file, password_env, compress, \
-                     connect_timeout, answer_timeout, idle_timeout, answer_max, journal and batch_max",
+                     connect_timeout, answer_timeout, idle_timeout, answer_max, query_max, journal and batch_max",
                 ));
             }
         }

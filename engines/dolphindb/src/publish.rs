@@ -6,7 +6,8 @@
 //!
 //! Each batch is sent in one script that looks first: at the newest epoch of the table, and at how many rows the partition has. It appends only if both are what the journal
 //! says. So a batch whose answer was lost can be sent again: if it was there already, the count says so. A count that is neither means that somebody else writes to the partition, which
-//! is for a person. Before an answer that was lost is decided by a count, no request of that session may be running any more.
+//! is for a person, unless all that is there are the first of our own rows, in a partition that was empty before them: the server has lost the others, and those are removed and sent
+//! once more. Before an answer that was lost is decided by a count, no request of that session may be running any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,8 +152,10 @@ impl Attempt {
         let Some(partition) = chunks.into_values().find(|chunk| chunk.key == *key) else {
             return Ok(None);
         };
+        let mut partition = partition;
         let mut sum = Digest::default();
         if read {
+            let mut rows = 0;
             let spec = SelectionSpec {
                 columns: Some(columns.to_vec()),
                 ..SelectionSpec::default()
@@ -167,9 +170,12 @@ impl Attempt {
                 .read(&self.table, &selection, &partition, &start, &limits)
                 .await?;
             while let Some(batch) = batches.try_next().await? {
+                rows += batch.records.num_rows() as u64;
                 let digest = self.inner.cpu.run(move || digest(&batch.records)).await?;
                 sum = sum.plus(digest);
             }
+            // What is read counts, whatever the metadata say.
+            partition.rows = Some(rows);
         }
         Ok(Some((partition, sum)))
     }
@@ -217,19 +223,22 @@ impl Attempt {
             )));
         };
         if !what.cleared {
-            self.clear(&mut what, &place).await?;
+            self.clear(&mut what, &place, "c > 0").await?;
             what.cleared = true;
             self.save(&what).await?;
         }
-        if what.act != Act::Drop {
-            self.append_all(&mut what, &described, &place).await?;
+        loop {
+            if what.act != Act::Drop {
+                self.append_all(&mut what, &described, &place).await?;
+            }
+            if let Some(proved) = self.prove(&mut what, &described, &place).await? {
+                return self.end(&what, proved.version).await;
+            }
         }
-        let version = self.prove(&mut what, &described).await?;
-        self.end(&what, version).await
     }
 
-    /// Removes what is there.
-    async fn clear(&self, what: &mut Publishing, place: &Place) -> Result<()> {
+    /// Removes what is there, if there is as much as this says.
+    async fn clear(&self, what: &mut Publishing, place: &Place, rows: &str) -> Result<()> {
         let database = crate::script::text(&format!("dfs://{}", self.table.database()));
         let name = crate::script::text(self.table.table());
         let path = crate::script::text(&place.path);
@@ -245,7 +254,7 @@ impl Attempt {
             format!("dropPartition(database({database}), {path}, {name})")
         };
         let script = format!(
-            "{}\nn = -1\nif (e == {} && c > 0) {{ {removal}; n = 0 }}\n[e, c, 0, n]",
+            "{}\nn = -1\nif (e == {} && {rows}) {{ {removal}; n = 0 }}\n[e, c, 0, n]",
             self.looks(place)?,
             self.epoch
         );
@@ -298,7 +307,9 @@ impl Attempt {
                     .cpu
                     .run(move || decoded(&pieces, &schema))
                     .await?;
-                self.append(what, place, batch).await?;
+                if !self.append(what, described, place, batch).await? {
+                    continue;
+                }
             }
             what.done_pieces += count;
             what.done_rows += rows;
@@ -306,21 +317,22 @@ impl Attempt {
         Ok(())
     }
 
-    /// One batch.
-    async fn append(&self, what: &mut Publishing, place: &Place, batch: RecordBatch) -> Result<()> {
+    /// One batch. False if all of them are to be sent again.
+    async fn append(
+        &self,
+        what: &mut Publishing,
+        described: &Described,
+        place: &Place,
+        batch: RecordBatch,
+    ) -> Result<bool> {
         let rows = batch.num_rows() as u64;
         let expected = what.before + what.done_rows;
-        let strangers = place
-            .buckets
-            .iter()
-            .map(|(column, index, count)| format!("hashBucket({column}, {count}) != {index}"));
-        let strangers: Vec<String> = strangers.collect();
-        let strangers = if strangers.is_empty() {
+        let strangers = if place.strangers.is_empty() {
             "m = 0".to_owned()
         } else {
             format!(
                 "m = exec count(*) from straitRows where {}",
-                strangers.join(" or ")
+                place.strangers.join(" or ")
             )
         };
         let script = format!(
@@ -334,7 +346,7 @@ impl Attempt {
         let label = what.key.label();
         if answer.strangers != 0 {
             let why = format!(
-                "partition {label}: {} rows are of another bucket here; B's hash is not A's, so make the table otherwise and copy to that",
+                "partition {label}: {} rows are of another bucket or list here: B does not tell them apart as A does, so make the table otherwise and copy to that",
                 answer.strangers
             );
             return Err(self.trouble(what, Kind::Refused, why).await);
@@ -342,12 +354,16 @@ impl Attempt {
         let number = |number: i64| u64::try_from(number).ok();
         if answer.done == -1 && number(answer.count) == Some(expected + rows) {
             // It was there already: its answer was lost.
-            return Ok(());
+            return Ok(true);
         }
         if answer.done == -1 {
+            let there = number(answer.count).unwrap_or(0);
+            if self.repair(what, described, place, there).await? {
+                return Ok(false);
+            }
             let why = format!(
-                "partition {label} has {} rows where {expected} were expected: somebody else writes to it. Look at both sides, then copy it with --mode replace or mirror",
-                answer.count
+                "partition {label} has {there} rows where {expected} were expected: {}",
+                reason(described)
             );
             return Err(self.trouble(what, Kind::Refused, why).await);
         }
@@ -358,7 +374,81 @@ impl Attempt {
             );
             return Err(self.trouble(what, Kind::Corrupt, why).await);
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Begins again where the server has lost rows that it had taken, if nobody can lose anything by that: the partition was empty before the first batch, and what it holds are the
+    /// first of the rows that were sent. Those are removed. Once only: who loses rows twice is for a person.
+    async fn repair(
+        &self,
+        what: &mut Publishing,
+        described: &Described,
+        place: &Place,
+        there: u64,
+    ) -> Result<bool> {
+        if what.repaired || what.before > 0 || described.keyed {
+            return Ok(false);
+        }
+        let Some(ours) = self.first_rows(what, described, there).await? else {
+            return Ok(false);
+        };
+        let seen = self.seen(described, &what.key, &what.columns, true).await?;
+        let (rows, found) = seen.map_or((0, Digest::default()), |(seen, digest)| {
+            (seen.rows.unwrap_or(0), digest)
+        });
+        if rows != there || found != ours {
+            return Ok(false);
+        }
+        tracing::warn!(
+            partition = %what.key.label(),
+            there,
+            sent = what.done_rows,
+            "the server has lost rows that it had taken; those that are left are removed, and all are sent again"
+        );
+        if there > 0 {
+            self.clear(what, place, &format!("c == {there}")).await?;
+        }
+        (what.done_rows, what.done_pieces, what.sent_pieces) = (0, 0, 0);
+        what.repaired = true;
+        self.save(what).await?;
+        Ok(true)
+    }
+
+    /// The digest of the first so many rows that were sent, by the run's columns; none if fewer were.
+    async fn first_rows(
+        &self,
+        what: &Publishing,
+        described: &Described,
+        rows: u64,
+    ) -> Result<Option<Digest>> {
+        let (mut left, mut sum) = (rows, Digest::default());
+        for at in 0..what.sent_pieces {
+            if left == 0 {
+                break;
+            }
+            let (writer, journal) = (what.writer.clone(), &self.inner.journal);
+            let piece = journal.act(move |book| book.pieces(&writer, at, at + 1, u64::MAX));
+            let (piece, schema) = (piece.await?, Arc::clone(&described.schema));
+            let (columns, most) = (
+                what.columns.clone(),
+                usize::try_from(left).unwrap_or(usize::MAX),
+            );
+            let digested = self.inner.cpu.run(move || {
+                let rows = decoded(&piece, &schema)?;
+                let rows = rows.slice(0, rows.num_rows().min(most));
+                let places = columns.iter().map(|column| schema.index_of(column));
+                let places = places.collect::<Result<Vec<_>, _>>();
+                let places = places.or_error(Kind::Schema, "the columns of a run")?;
+                let rows = rows
+                    .project(&places)
+                    .or_error(Kind::Schema, "the columns of a run")?;
+                Ok((rows.num_rows() as u64, digest(&rows)?))
+            });
+            let (count, digest) = digested.await?;
+            left -= count;
+            sum = sum.plus(digest);
+        }
+        Ok((left == 0).then_some(sum))
     }
 
     /// Sends one request until it is answered, however often its answer is lost.
@@ -451,19 +541,28 @@ impl Attempt {
         }
     }
 
-    /// Reads back what is there, and compares.
-    async fn prove(&self, what: &mut Publishing, described: &Described) -> Result<Option<Version>> {
+    /// Reads back what is there, and compares. None if all rows are to be sent again.
+    async fn prove(
+        &self,
+        what: &mut Publishing,
+        described: &Described,
+        place: &Place,
+    ) -> Result<Option<Proved>> {
         let Some(receipt) = what.receipt.clone() else {
-            return Ok(None);
+            return Ok(Some(Proved { version: None }));
         };
         let sent = what.done_rows > 0;
         let seen = self.seen(described, &what.key, &what.columns, sent).await?;
         let rows = seen.as_ref().and_then(|(seen, _)| seen.rows).unwrap_or(0);
         let label = what.key.label();
         if rows != what.before + what.done_rows {
+            if self.repair(what, described, place, rows).await? {
+                return Ok(None);
+            }
             let why = format!(
-                "partition {label} has {rows} rows, and {} should be there: somebody else writes to it. Look at both sides, then copy it with --mode replace or mirror",
-                what.before + what.done_rows
+                "partition {label} has {rows} rows, and {} should be there: {}",
+                what.before + what.done_rows,
+                reason(described)
             );
             return Err(self.trouble(what, Kind::Refused, why).await);
         }
@@ -477,7 +576,9 @@ impl Attempt {
             );
             return Err(self.trouble(what, Kind::Corrupt, why).await);
         }
-        Ok(seen.map(|(seen, _)| seen.version))
+        Ok(Some(Proved {
+            version: seen.map(|(seen, _)| seen.version),
+        }))
     }
 
     /// The ledger's line, in one act with the end of what was begun.
@@ -508,6 +609,21 @@ impl Attempt {
             book.published(&table, run, key)
         });
         ended.await
+    }
+}
+
+/// What is there was read, and is what was sent.
+struct Proved {
+    /// None where there are no rows.
+    version: Option<Version>,
+}
+
+/// Why there are not as many rows as there should be, and what a person does about it.
+fn reason(described: &Described) -> &'static str {
+    if described.keyed {
+        "the table keeps one row of each key, and rows that were sent have equal keys. Copy them to a table that keeps all"
+    } else {
+        "somebody else writes to it. Look at both sides, then copy it with --mode replace or mirror"
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a table is divided at the server, and how that reads as divisions and partition keys.
 //!
 //! A level whose values are of the column's own type divides by value or range as it says. One whose values are coarser (days of a timestamp, months of a date) gives each
-//! partition a range of the column's values. A partition is found again by its directory's name, which is computed from the scheme and never taken apart.
+//! partition a range of the column's values. Lists are numbered, as buckets are: which values a list has is the server's to say, like its hash. A partition is found again by its directory's name, which is computed from the scheme and never taken apart.
 
 use std::collections::HashMap;
 
@@ -29,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) word: String,
     /// How its directory is called.
     directory: String,
+    /// The values of a list, as a literal.
+    list: Option<String>,
 }
 
 /// One level.
@@ -51,8 +53,8 @@ pub(crate) struct Place {
     pub(crate) conditions: Vec<String>,
     /// Its directory within the database: `/20261101/Key3`; empty for a table without partitions.
     pub(crate) path: String,
-    /// The column, bucket and number of buckets of each level by a hash.
-    pub(crate) buckets: Vec<(String, u32, u32)>,
+    /// What rows of other buckets and lists meet, of each level that has such.
+    pub(crate) strangers: Vec<String>,
 }
 
 /// What a level's scheme lacks.
@@ -148,17 +150,14 @@ fn level(name: &str, kind: i64, scheme: Object, schema: &Schema) -> Result<Level
                 cell: Cell::Bucket { index, count },
                 word: index.to_string(),
                 directory: format!("Key{index}"),
+                list: None,
             };
             (
                 DivisionKind::Hash { buckets: count },
                 (0..count).map(entry).collect(),
             )
         }
-        3 => {
-            return Err(Error::refused(
-                "LIST, whose partitions are neither values nor ranges nor buckets: this engine does not copy such tables yet",
-            ));
-        }
+        3 => by_list(column, scheme.into_items()?)?,
         other => {
             return Err(Error::refused(format!(
                 "partitions of type {other}, which this engine does not know"
@@ -310,6 +309,7 @@ fn by_value(column: Type, scheme: &Column) -> Result<(DivisionKind, Vec<Entry>)>
             cell,
             word,
             directory,
+            list: None,
         });
     }
     Ok((
@@ -346,9 +346,43 @@ fn by_range(column: Type, scheme: &Column) -> Result<(DivisionKind, Vec<Entry>)>
                 directory(&pair[0], kind)?,
                 directory(&pair[1], kind)?
             ),
+            list: None,
         });
     }
     Ok((DivisionKind::Range, entries))
+}
+
+/// Each list is a bucket: its number is the list's, and the server puts rows there by it.
+fn by_list(column: Type, lists: Vec<Object>) -> Result<(DivisionKind, Vec<Entry>)> {
+    let count = u32::try_from(lists.len()).ok().filter(|count| *count > 0);
+    let count = count.ok_or_else(|| Error::corrupt("a division by lists without lists"))?;
+    let mut entries = Vec::new();
+    for (index, list) in (0..count).zip(lists) {
+        let list = match list {
+            Object::Scalar(column) | Object::Vector(column) => column,
+            other => {
+                return Err(Error::corrupt(format!("a list that is {}", other.form())));
+            }
+        };
+        let kind = list.kind.item;
+        if !is_own(kind, column) {
+            return Err(Error::refused(format!(
+                "lists of {kind} that divide a column of {column}, which this engine does not follow yet"
+            )));
+        }
+        let words = values(&list)?.into_iter().map(|value| {
+            script::literal(&value, kind)
+                .ok_or_else(|| Error::refused(format!("value {value} has no literal in a script")))
+        });
+        let words: Vec<String> = words.collect::<Result<_>>()?;
+        entries.push(Entry {
+            cell: Cell::Bucket { index, count },
+            word: index.to_string(),
+            directory: format!("List{index}"),
+            list: Some(format!("[{}]", words.join(", "))),
+        });
+    }
+    Ok((DivisionKind::Hash { buckets: count }, entries))
 }
 
 /// The partition whose chunk has this path: `/db1/20261101/Key3/9m9`.
@@ -428,7 +462,7 @@ pub(crate) fn place(key: &PartitionKey, levels: &[Level]) -> Result<Option<Place
     let mut place = Place {
         conditions: Vec::new(),
         path: String::new(),
-        buckets: Vec::new(),
+        strangers: Vec::new(),
     };
     for ((column, cell), level) in key.parts().iter().zip(levels) {
         let Some(entry) = level.entries.iter().find(|entry| entry.cell == *cell) else {
@@ -441,8 +475,13 @@ pub(crate) fn place(key: &PartitionKey, levels: &[Level]) -> Result<Option<Place
             .push(format!("partition({name}, {})", entry.word));
         place.path.push('/');
         place.path.push_str(&entry.directory);
-        if let Cell::Bucket { index, count } = cell {
-            place.buckets.push((name, *index, *count));
+        match (&entry.list, cell) {
+            (Some(list), _) => place.strangers.push(format!("not ({name} in {list})")),
+            (None, Cell::Bucket { index, count }) => {
+                let stranger = format!("hashBucket({name}, {count}) != {index}");
+                place.strangers.push(stranger);
+            }
+            _ => {}
         }
     }
     Ok(Some(place))
@@ -658,11 +697,38 @@ mod tests {
     }
 
     #[test]
+    fn lists_are_numbered() {
+        let list =
+            |texts: &[&str]| vector(Type::String, Arc::new(StringArray::from(texts.to_vec())));
+        let lists = Object::Any(vec![list(&["EU", "UK"]), list(&["US"])]);
+        let levels = described(3, lists, Type::Symbol).unwrap();
+        assert_eq!(keys(&levels), ["c=bucket(0,2)", "c=bucket(1,2)"]);
+        let key = key_of("/db1/List1/9m9", "db1", &levels).unwrap();
+        assert_eq!(key.to_string(), "c=bucket(1,2)");
+        let place = place(&"c=bucket(0,2)".parse().unwrap(), &levels)
+            .unwrap()
+            .unwrap();
+        assert_eq!(place.conditions, ["partition(c, 0)"]);
+        assert_eq!(place.path, "/List0");
+        assert_eq!(place.strangers, ["not (c in [\"EU\", \"UK\"])"]);
+        // A directory that is called otherwise is not guessed at.
+        let error = key_of("/db1/EU/9m9", "db1", &levels).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt);
+    }
+
+    #[test]
     fn what_this_engine_does_not_follow_is_refused() {
-        let lists = Object::Any(Vec::new());
+        let months = vector(Type::Month, Arc::new(Int32Array::from(vec![2024 * 12])));
+        let lists = Object::Any(vec![months]);
         assert_eq!(
             described(3, lists, Type::Date).unwrap_err().kind(),
             Kind::Refused
+        );
+        assert_eq!(
+            described(3, Object::Any(Vec::new()), Type::Date)
+                .unwrap_err()
+                .kind(),
+            Kind::Corrupt
         );
         let nulls = vector(Type::Date, Arc::new(Date32Array::from(vec![None])));
         assert_eq!(

@@ -215,11 +215,11 @@ impl DolphinSink {
                 division_text(&wanted.divisions)
             )));
         }
-        let keeps = self.inner.source.keeps_duplicates(name).await?;
-        if !keeps {
-            return Err(Error::refused(format!(
-                "table {name} keeps one row of each key (keepDuplicates, or a primary key): what is appended there is not what is stored, so nothing could be proved"
-            )));
+        let mut notes = Vec::new();
+        if self.inner.source.described(name).await?.keyed {
+            notes.push(format!(
+                "table {name} keeps one row of each key (keepDuplicates, or a primary key): it takes --mode replace and mirror only, and rows of which no two have one key"
+            ));
         }
         let fields = there.schema.fields().iter();
         let lacking = fields.filter(|field| wanted.schema.index_of(field.name()).is_err());
@@ -228,15 +228,11 @@ impl DolphinSink {
             let journal = &self.inner.journal;
             journal.act(move |book| book.claim(&name)).await?.1
         };
-        let mut foreign = false;
-        if claimed.is_none() {
-            let everything = Selection::everything(&there.schema);
-            let mut rows = self.inner.source.partitions(name, &everything).await?;
-            foreign = rows.try_next().await?.is_some();
-        }
+        let foreign = claimed.is_none() && self.inner.source.count(name, &[]).await? > 0;
         Ok(Prepared {
             lacking: lacking.map(|field| field.name().clone()).collect(),
             foreign,
+            notes,
             ..Prepared::default()
         })
     }

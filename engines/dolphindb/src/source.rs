@@ -2,11 +2,15 @@
 //!
 //! A partition is read by one query, whose answer is of one version (the server's reads are snapshots); it comes in blocks. The version is looked up before the query
 //! and again when its answer has begun: where both are the planned one, so are the rows. A cursor is the number of rows before it: equal versions of a partition
-//! answer in one order, and what was read before is passed over.
+//! answer in one order, and what was read before is passed over. A partition that is too large for one query of the server's is read by several, each of which is
+//! looked at like that; the next one begins where the last one has ended.
+//!
+//! Where the server does not tell versions, each look at a partition gives it a new one: nothing is ever taken for unchanged, and nothing is gone on with.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -16,7 +20,7 @@ use futures::{StreamExt, stream};
 use strait_common::engine::{
     Batch, Cursor, Division, Origin, Partition, ReadLimits, Source, Stream, Table, Version,
 };
-use strait_common::ids::TableName;
+use strait_common::ids::{RunId, TableName};
 use strait_common::key::PartitionKey;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
@@ -34,11 +38,15 @@ const LONG_CELL_BYTES: u64 = 64;
 const ORIGIN_BYTES_MAX: usize = 200;
 /// What a block may not be larger than, in rows.
 const BLOCK_ROWS_MAX: u64 = 1 << 22;
+/// How a version begins that says nothing of what its partition holds.
+const UNKNOWN: &str = "unknown.";
 
 /// Reads the databases of a cluster.
 #[derive(Clone)]
 pub struct DolphinSource {
     cluster: Cluster,
+    /// Whether it was said that the server does not tell versions.
+    said: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for DolphinSource {
@@ -52,6 +60,8 @@ impl fmt::Debug for DolphinSource {
 pub(crate) struct Described {
     pub(crate) schema: SchemaRef,
     pub(crate) levels: Vec<Level>,
+    /// Whether one row of each key is kept: then what is appended is not what is stored.
+    pub(crate) keyed: bool,
 }
 
 impl Described {
@@ -90,7 +100,10 @@ pub(crate) fn handle(table: &TableName) -> Result<String> {
 impl DolphinSource {
     /// A reader of this cluster.
     pub fn new(cluster: Cluster) -> DolphinSource {
-        DolphinSource { cluster }
+        DolphinSource {
+            cluster,
+            said: Arc::default(),
+        }
     }
 
     pub(crate) async fn described(&self, table: &TableName) -> Result<Described> {
@@ -134,6 +147,7 @@ impl DolphinSource {
         Ok(Described {
             schema: Arc::new(schema),
             levels,
+            keyed: is_keyed(&answer)?,
         })
     }
 
@@ -153,19 +167,14 @@ impl DolphinSource {
         }
     }
 
-    /// Whether all rows that are appended are kept.
-    pub(crate) async fn keeps_duplicates(&self, table: &TableName) -> Result<bool> {
-        let described = format!("schema({})", handle(table)?);
-        let described = self.cluster.read(&described).await?;
-        let text = |name: &str| -> Result<String> {
-            match described.get(name)? {
-                Some(Object::Nothing) | None => Ok(String::new()),
-                Some(found) => found.text(),
-            }
-        };
-        let keyed = matches!(text("keepDuplicates")?.as_str(), "LAST" | "FIRST");
-        let by_key = matches!(text("engineType")?.as_str(), "PKEY" | "IOTDB");
-        Ok(!keyed && !by_key)
+    /// How many rows these conditions select.
+    pub(crate) async fn count(&self, table: &TableName, conditions: &[String]) -> Result<u64> {
+        let mut asked = format!("exec count(*) from {}", handle(table)?);
+        if !conditions.is_empty() {
+            asked.push_str(&format!(" where {}", conditions.join(", ")));
+        }
+        let count = self.cluster.read(&asked).await?.integer()?;
+        u64::try_from(count).or_error(Kind::Corrupt, "a number of rows")
     }
 
     /// How a table of these columns would be divided in a database that is there.
@@ -201,9 +210,6 @@ impl DolphinSource {
         levels: &[Level],
         only: Option<&PartitionKey>,
     ) -> Result<BTreeMap<PartitionKey, Partition>> {
-        let quoted = |text: &str| {
-            script::text(text).ok_or_else(|| Error::config(format!("'{text}' is no name")))
-        };
         // A partition's directory narrows what the nodes look at; its own key is what counts.
         let place = only.map(|key| scheme::place(key, levels)).transpose()?;
         let under = match &place {
@@ -212,12 +218,20 @@ impl DolphinSource {
             None => "",
         };
         let asked = format!(
-            "select chunkId, dfsPath, version, rowNum from pnodeRun(getTabletsMeta{{{}, {}, false, -1}})",
-            quoted(&format!("/{}{under}/%", table.database()))?,
-            quoted(table.table())?
+            "select chunkId, dfsPath, version, rowNum from pnodeRun({})",
+            metadata(table, under, -1)?
         );
         let seen = chrono::Utc::now().timestamp_nanos_opt().unwrap_or(0);
-        let found = self.cluster.read(&asked).await?.into_table()?;
+        let found = match self.cluster.read(&asked).await {
+            Ok(found) => found.into_table()?,
+            Err(error) if error.kind() == Kind::Refused => {
+                if !self.said.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, %table, "versions of partitions are not known: nothing is taken for unchanged");
+                }
+                return self.unversioned(table, levels, only, seen).await;
+            }
+            Err(error) => return Err(error),
+        };
         let column = |name: &str| {
             found
                 .column_by_name(name)
@@ -264,6 +278,51 @@ impl DolphinSource {
             .collect())
     }
 
+    /// The same where the server tells no versions: its queries tell which partitions there are, and count them one by one.
+    async fn unversioned(
+        &self,
+        table: &TableName,
+        levels: &[Level],
+        only: Option<&PartitionKey>,
+        seen: i64,
+    ) -> Result<BTreeMap<PartitionKey, Partition>> {
+        let keys = match only {
+            Some(key) => vec![key.clone()],
+            None if levels.is_empty() => vec![PartitionKey::default()],
+            None => {
+                let asked = format!("getChunkPath(sqlDS(<select * from {}>))", handle(table)?);
+                let paths = self.cluster.read(&asked).await?.texts()?;
+                let keys = paths
+                    .iter()
+                    .map(|path| scheme::key_of(path, table.database(), levels));
+                keys.collect::<Result<_>>()?
+            }
+        };
+        let mut found = BTreeMap::new();
+        for key in keys {
+            let rows = match scheme::place(&key, levels)? {
+                Some(place) => self.count(table, &place.conditions).await?,
+                None => 0,
+            };
+            if rows == 0 {
+                continue;
+            }
+            let partition = Partition {
+                key: key.clone(),
+                rows: Some(rows),
+                bytes: None,
+                version: Version(format!("{UNKNOWN}{}", RunId::random())),
+                pin: String::new(),
+                origin: Origin {
+                    table: origin_of(table),
+                    seen,
+                },
+            };
+            found.insert(key, partition);
+        }
+        Ok(found)
+    }
+
     /// What an open read of these columns holds beside its batch.
     pub(crate) fn read_bytes_of(&self, schema: &Schema) -> u64 {
         let most = self.cluster.options().answer_bytes_max;
@@ -282,6 +341,10 @@ impl DolphinSource {
         levels: &[Level],
         partition: &Partition,
     ) -> Result<()> {
+        // One query is of one version, whichever that is.
+        if is_unknown(&partition.version) {
+            return Ok(());
+        }
         let chunks = self.chunks(table, levels, Some(&partition.key)).await?;
         let now = chunks.get(&partition.key).map(|now| &now.version);
         if now == Some(&partition.version) {
@@ -378,18 +441,35 @@ impl Source for DolphinSource {
             asked.push_str(&format!(" where {}", conditions.join(", ")));
         }
         let passed = offset_of(after)?;
-        self.ensure_unmoved(table, &described.levels, partition)
-            .await?;
-        let rows = block_rows(&schema, limits.batch_bytes);
-        let blocks = self.cluster.blocks(&asked, rows).await?;
-        self.ensure_unmoved(table, &described.levels, partition)
-            .await?;
+        if passed > 0 && is_unknown(&partition.version) {
+            return Err(Error::moved(format!(
+                "partition {} of table {table}: what version it has is not known, so it is read from its start",
+                partition.key.label()
+            )));
+        }
+        let most = (self.cluster.options().query_bytes / row_bytes(&schema))
+            .max(u64::from(BLOCK_ROWS_MIN));
+        let large =
+            !is_unknown(&partition.version) && partition.rows.is_none_or(|rows| rows > most);
+        let query = Query {
+            source: self.clone(),
+            table: table.clone(),
+            described,
+            partition: partition.clone(),
+            asked,
+            rows: block_rows(&schema, limits.batch_bytes),
+            most: large.then_some(most),
+        };
+        // What was read before is not asked for again where a query says where it begins.
+        let (at, pass) = if large { (passed, 0) } else { (0, passed) };
         let read = Read {
-            blocks,
+            blocks: query.blocks(at).await?,
+            asked_from: at,
+            query,
             schema: Arc::new(schema),
             block: None,
-            at: 0,
-            pass: passed,
+            at,
+            pass,
             batch_bytes: usize::try_from(limits.batch_bytes).unwrap_or(usize::MAX),
         };
         Ok(stream::try_unfold(read, |mut read| async move {
@@ -399,9 +479,49 @@ impl Source for DolphinSource {
         .boxed())
     }
 
+    async fn warnings(&self, table: &TableName) -> Result<Vec<String>> {
+        let asked = format!("select version from pnodeRun({})", metadata(table, "", 1)?);
+        match self.cluster.read(&asked).await {
+            Ok(_) => Ok(Vec::new()),
+            Err(error) if error.kind() == Kind::Refused => Ok(vec![format!(
+                "versions of the source's partitions are not known, because getTabletsMeta is refused ({error}): every run reads each partition again, and one that is \
+                 interrupted begins again from its start. Grant the user what the server asks for"
+            )]),
+            Err(error) => Err(error),
+        }
+    }
+
     fn read_bytes(&self, table: &Table) -> u64 {
         self.read_bytes_of(&table.schema)
     }
+}
+
+/// What tells the chunks of a table under this directory of its database, all of them or the first so many of each node.
+fn metadata(table: &TableName, under: &str, top: i64) -> Result<String> {
+    let quoted = |text: &str| {
+        script::text(text).ok_or_else(|| Error::config(format!("'{text}' is no name")))
+    };
+    Ok(format!(
+        "getTabletsMeta{{{}, {}, false, {top}}}",
+        quoted(&format!("/{}{under}/%", table.database()))?,
+        quoted(table.table())?
+    ))
+}
+
+fn is_unknown(version: &Version) -> bool {
+    version.0.starts_with(UNKNOWN)
+}
+
+/// Whether a table of this description keeps one row of each key.
+fn is_keyed(described: &Object) -> Result<bool> {
+    let text = |name: &str| -> Result<String> {
+        match described.get(name)? {
+            Some(Object::Nothing) | None => Ok(String::new()),
+            Some(found) => found.text(),
+        }
+    };
+    let by_engine = matches!(text("engineType")?.as_str(), "PKEY" | "IOTDB");
+    Ok(by_engine || matches!(text("keepDuplicates")?.as_str(), "LAST" | "FIRST"))
 }
 
 /// The bytes of a cell, where all take as many.
@@ -443,9 +563,44 @@ fn offset_of(cursor: &Cursor) -> Result<u64> {
         .ok_or_else(|| Error::corrupt("a cursor that this engine did not make"))
 }
 
+/// What is asked of one partition, in one query or in several that go on where the last one has ended.
+struct Query {
+    source: DolphinSource,
+    table: TableName,
+    described: Described,
+    partition: Partition,
+    asked: String,
+    /// Of a block.
+    rows: u32,
+    /// Of a query, where one could not be answered with all of them.
+    most: Option<u64>,
+}
+
+impl Query {
+    /// The answer from this row on.
+    async fn blocks(&self, from: u64) -> Result<Blocks> {
+        let (source, levels) = (&self.source, &self.described.levels);
+        let mut asked = self.asked.clone();
+        if let Some(most) = self.most {
+            asked.push_str(&format!(" limit {from}, {most}"));
+        }
+        source
+            .ensure_unmoved(&self.table, levels, &self.partition)
+            .await?;
+        let blocks = source.cluster.blocks(&asked, self.rows).await?;
+        source
+            .ensure_unmoved(&self.table, levels, &self.partition)
+            .await?;
+        Ok(blocks)
+    }
+}
+
 /// A query under way.
 struct Read {
+    query: Query,
     blocks: Blocks,
+    /// Where the query begins.
+    asked_from: u64,
     schema: SchemaRef,
     /// What is left of the block that came last.
     block: Option<RecordBatch>,
@@ -463,6 +618,12 @@ impl Read {
                 Some(block) => block,
                 None => match self.blocks.next().await? {
                     Some(block) => block,
+                    // A query that was answered in full may not be the last one.
+                    None if self.query.most == Some(self.at - self.asked_from) => {
+                        self.asked_from = self.at;
+                        self.blocks = self.query.blocks(self.at).await?;
+                        continue;
+                    }
                     None if self.pass > 0 => {
                         return Err(Error::corrupt(format!(
                             "a cursor after more than the {} rows of its partition",

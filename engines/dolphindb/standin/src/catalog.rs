@@ -1,7 +1,7 @@
 //! What the stand-in holds: databases with their division, tables, and chunks with their versions.
 //!
 //! It keeps the real server's rules that a client must know: an append is whole or nothing; a locked chunk refuses it; rows that no partition takes are dropped
-//! without a word, and only the number of rows that were inserted tells; columns go by position; a long text is cut off.
+//! without a word, and only the number of rows that were inserted tells; columns go by position; a long text is cut off; a table with a key keeps its newest row.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -155,6 +155,8 @@ pub struct TableState {
     pub divisions: Vec<(String, Scheme)>,
     /// The last element of its chunks' paths.
     pub physical: String,
+    /// The columns of a key of which it keeps the newest row alone; all rows are kept without.
+    pub keyed: Vec<String>,
     /// Its partitions that have rows, or had.
     pub chunks: BTreeMap<Vec<usize>, Chunk>,
 }
@@ -175,6 +177,8 @@ pub struct Catalog {
     pub databases: BTreeMap<String, Database>,
     /// What the last chunk and the last transaction were called.
     pub counter: u64,
+    /// Functions that no user may call.
+    pub denied: Vec<String>,
     /// Requests that go on although nobody waits for their answer.
     pub jobs: Vec<Job>,
 }
@@ -199,6 +203,7 @@ impl TableState {
             schema,
             divisions,
             physical,
+            keyed: Vec::new(),
             chunks: BTreeMap::new(),
         }
     }
@@ -357,10 +362,33 @@ impl Catalog {
             });
             chunk.cid = cid;
             chunk.batches.push(batch);
+            if !table.keyed.is_empty() {
+                chunk.batches = vec![newest(&chunk.batches, &table.schema, &table.keyed)?];
+            }
         }
         self.counter = self.counter.max(id);
         Ok(inserted)
     }
+}
+
+/// The last row of each key.
+fn newest(batches: &[RecordBatch], schema: &SchemaRef, key: &[String]) -> Said<RecordBatch> {
+    let rows = concat_batches(schema, batches).map_err(|error| error.to_string())?;
+    let mut columns = Vec::new();
+    for name in key {
+        let at = schema.index_of(name).map_err(|error| error.to_string())?;
+        let kind = ColumnType::of(schema.field(at)).map_err(|error| error.to_string())?;
+        columns.push(cells(kind, rows.column(at)));
+    }
+    let mut last = BTreeMap::new();
+    for row in 0..rows.num_rows() {
+        let key: Vec<Cell> = columns.iter().map(|cells| cells[row].clone()).collect();
+        last.insert(key, u32::try_from(row).unwrap_or(u32::MAX));
+    }
+    let mut kept: Vec<u32> = last.into_values().collect();
+    kept.sort_unstable();
+    arrow::compute::take_record_batch(&rows, &UInt32Array::from(kept))
+        .map_err(|error| error.to_string())
 }
 
 /// The schema of a table of these columns.

@@ -30,6 +30,8 @@ pub(crate) enum Expression {
     Not(Box<Expression>),
     /// A query.
     Select(Box<Select>),
+    /// A query that is not carried out: `<select …>`.
+    Code(Box<Select>),
 }
 
 /// A query.
@@ -76,6 +78,7 @@ struct LiteralToken(Cell);
 pub(crate) fn parse(script: &str) -> Said<Vec<Statement>> {
     let mut parser = Parser {
         tokens: tokens(script)?.into_iter().peekable(),
+        quoted: false,
     };
     let mut statements = Vec::new();
     while parser.tokens.peek().is_some() {
@@ -94,6 +97,7 @@ pub(crate) fn parse(script: &str) -> Said<Vec<Statement>> {
 pub(crate) fn parse_expression(text: &str) -> Said<Expression> {
     let mut parser = Parser {
         tokens: tokens(text)?.into_iter().peekable(),
+        quoted: false,
     };
     let expression = parser.expression()?;
     match parser.tokens.next() {
@@ -250,6 +254,8 @@ fn literal(text: &str) -> Option<Cell> {
 
 struct Parser {
     tokens: Peekable<IntoIter<Token>>,
+    /// Whether `>` is the end of a query that is not carried out.
+    quoted: bool,
 }
 
 impl Parser {
@@ -316,6 +322,7 @@ impl Parser {
         let mut left = self.binary(level + 1)?;
         loop {
             let found = operators.iter().find(|operator| match self.tokens.peek() {
+                Some(Token::Symbol(">")) if self.quoted => false,
                 Some(Token::Symbol(symbol)) => symbol == *operator,
                 Some(Token::Name(name)) => name == *operator,
                 _ => false,
@@ -385,6 +392,19 @@ impl Parser {
                 }
                 self.need(")")?;
                 Ok(inner)
+            }
+            Some(Token::Symbol("<")) => {
+                if !self.word("select") {
+                    return Err(unexpected(self.tokens.peek().unwrap_or(&Token::End)));
+                }
+                self.quoted = true;
+                let select = self.select(false)?;
+                self.quoted = false;
+                self.need(">")?;
+                match select {
+                    Expression::Select(select) => Ok(Expression::Code(select)),
+                    other => Ok(other),
+                }
             }
             Some(Token::Symbol("[")) => {
                 let mut items = Vec::new();
@@ -528,6 +548,7 @@ mod tests {
             "schema(loadTable(\"db\", \"t\")).colDefs.typeInt",
             "createPartitionedTable(database(\"dfs://x\",COMPO,[database(\"\",VALUE,p0),database(\"\",HASH,[INT,10])]), t0, `mt, `a`b)",
             "pnodeRun(getTabletsMeta{\"/db/%\", `t, false, -1})",
+            "getChunkPath(sqlDS(<select * from loadTable(\"dfs://x\", \"y\")>))",
             "c = 1\nif (c == 1 && c < 2) { n = f(x); m = 2 }\n[c, 0, -1]",
         ] {
             parse(script).expect(script);

@@ -1,7 +1,7 @@
 //! What tests in other languages run.
 //!
 //! ```text
-//! dolphindb-standin serve [ADDRESS]              a stand-in until it is killed; prints where it listens
+//! dolphindb-standin serve [ADDRESS [DENIED…]]    a stand-in until it is killed, where no user may call these functions; prints where it listens
 //! dolphindb-standin write ADDRESS ROWS [compress] our client makes dfs://types/rows of every type and fills it
 //! dolphindb-standin check ADDRESS ROWS [compress] our client reads it back, and fails unless it is as it was made
 //! ```
@@ -16,11 +16,13 @@ async fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["serve", address @ ..] => {
-            let address = address.first().copied().unwrap_or("127.0.0.1:0");
+        ["serve", rest @ ..] => {
+            let address = rest.first().copied().unwrap_or("127.0.0.1:0");
+            let denied = rest.iter().skip(1).map(|name| (*name).to_owned());
             let started = StandIn::start_at(Settings::default(), address).await;
             let standin =
                 started.map_err(|error| Error::unavailable(address).with_source(error))?;
+            standin.catalog().denied.extend(denied);
             println!("{}", standin.address());
             let ended = tokio::signal::ctrl_c().await;
             ended.map_err(|error| Error::internal("signals").with_source(error))
@@ -34,7 +36,7 @@ async fn main() -> Result<()> {
             check(&cluster(address, how)?, &rows).await
         }
         _ => Err(Error::config(
-            "serve [ADDRESS], write ADDRESS ROWS [compress], or check ADDRESS ROWS [compress]",
+            "serve [ADDRESS [DENIED...]], write ADDRESS ROWS [compress], or check ADDRESS ROWS [compress]",
         )),
     }
 }

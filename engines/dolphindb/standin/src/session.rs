@@ -179,6 +179,8 @@ impl Session {
                 Value::Object(scalar(&self.cell(expression, None)?))
             }
             Expression::Select(select) => Value::Object(self.select(select)?),
+            // Of all that it says only the table counts here.
+            Expression::Code(select) => self.evaluate(&select.from)?,
         })
     }
 
@@ -391,6 +393,7 @@ impl Session {
 
     /// A function that the stand-in knows.
     fn apply(&mut self, name: &str, arguments: Vec<Option<Value>>) -> Said<Value> {
+        self.permitted(name)?;
         let nothing = || Value::Object(Object::Nothing);
         let truth = |truth: bool| Value::Object(scalar(&Cell::Bool(truth)));
         let catalog = Arc::clone(&self.catalog);
@@ -498,8 +501,21 @@ impl Session {
                 Value::Constant(format!("{name}({scale})"))
             }
             "dropPartition" => self.drop_partition(&arguments)?,
+            "sqlDS" => argument(&arguments, 0)?.clone(),
+            "getChunkPath" => match argument(&arguments, 0)?.clone() {
+                Value::Table(url, name) => {
+                    let mut catalog = lock(&catalog);
+                    let table = catalog.table(&url, &name)?;
+                    let paths = table.chunks.keys().map(|place| table.path(&url, place));
+                    Value::Object(Object::Vector(texts(paths.collect())))
+                }
+                other => return Err(format!("getChunkPath({other:?})")),
+            },
             "pnodeRun" => match argument(&arguments, 0)?.clone() {
-                Value::Partial(name, held) if name == "getTabletsMeta" => self.tablets(&held)?,
+                Value::Partial(name, held) if name == "getTabletsMeta" => {
+                    self.permitted(&name)?;
+                    self.tablets(&held)?
+                }
                 Value::Constant(name) if name == "getConsoleJobs" => self.jobs()?,
                 other => return Err(format!("pnodeRun({other:?})")),
             },
@@ -540,6 +556,18 @@ impl Session {
             }
             _ => return Err(format!("Can't recognize function name {name}")),
         })
+    }
+
+    /// Fails if the user may not call this.
+    fn permitted(&self, function: &str) -> Said<()> {
+        if lock(&self.catalog)
+            .denied
+            .iter()
+            .any(|name| name == function)
+        {
+            return Err(format!("<NoPrivilege>Not granted to call {function}"));
+        }
+        Ok(())
     }
 
     fn text(&self, arguments: &[Option<Value>], at: usize) -> Said<String> {
@@ -593,6 +621,11 @@ impl Session {
         let Value::Constant(kind) = kind.clone() else {
             return Err("database takes a partition type".into());
         };
+        if let Some(Some(_)) = arguments.get(4)
+            && self.text(arguments, 4)? != "OLAP"
+        {
+            return Err("this stand-in has the OLAP engine only".into());
+        }
         let scheme = argument(arguments, 2)?.clone();
         let schemes = match (kind.as_str(), scheme) {
             ("VALUE", Value::Object(Object::Vector(column))) => vec![Scheme::Value(column)],
@@ -1111,5 +1144,11 @@ fn description(table_state: &TableState) -> Said<Object> {
         entries.push(("partitionSchema".into(), scheme));
     }
     entries.push(("engineType".into(), scalar(&Cell::Text("OLAP".into()))));
+    let kept = if table_state.keyed.is_empty() {
+        "ALL"
+    } else {
+        "LAST"
+    };
+    entries.push(("keepDuplicates".into(), scalar(&Cell::Text(kept.into()))));
     Ok(Object::Dictionary(entries))
 }

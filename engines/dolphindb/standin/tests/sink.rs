@@ -655,3 +655,226 @@ async fn rows_that_no_run_has_put_there_are_foreign() {
     assert!(!prepare().await.foreign);
     world.ensure(&parts(), "replaced").await;
 }
+
+/// The source's lists are taken only where the server has the same ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_take_their_own_rows_and_no_others() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let mut lease = world.cluster().connect().await.unwrap();
+    let make = "database(\"dfs://suite\", LIST, ([\"AAPL\", \"IBM\"], [\"MSFT\"]))";
+    lease.connection().script(make).await.unwrap();
+    let lists = divided("ticks", &[("symbol", DivisionKind::Hash { buckets: 2 })]);
+    store
+        .sink
+        .prepare(&lists.name, &lists, false)
+        .await
+        .unwrap();
+    let attachment = store.sink.attach(&claim(1).unwrap()).await.unwrap();
+    let ours = part(20_000, "IBM", 0..8);
+    let rows: RecordBatch = ours.rows(0, 8).unwrap();
+    for (list, takes) in [(1, false), (0, true)] {
+        let key = format!("symbol=bucket({list},2)").parse().unwrap();
+        let asked = ours.clone().under(key);
+        let begun = attachment
+            .begin(&asked.partition(), Disposition::Append, None)
+            .await;
+        let Begun::Writer(mut writer) = begun.unwrap() else {
+            panic!("list {list} was never begun");
+        };
+        writer.append(rows.clone()).await.unwrap();
+        let finished = writer.finish(asked.receipt().unwrap()).await;
+        if takes {
+            finished.unwrap();
+        } else {
+            let error = finished.map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), Kind::Refused, "{error}");
+            assert!(
+                error.to_string().contains("another bucket or list"),
+                "{error}"
+            );
+        }
+    }
+    world.ensure(&[ours], "in the one list").await;
+}
+
+/// Where the server tells no versions, a run is as exact as ever, whatever dies, and nothing is taken for whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_that_is_told_no_versions_believes_none() {
+    for end in 1.. {
+        let world = World::new().await;
+        world.standin.catalog().denied.push("getTabletsMeta".into());
+        let old = part(20_000, "IBM", 1..5).changed("v0", 1..5);
+        let (store, _) = world.process();
+        let first = life(1, std::slice::from_ref(&old), Disposition::Append);
+        first.live(&store, Until::Complete).await.unwrap();
+        let run = life(2, &parts(), Disposition::Append);
+        let (store, before) = world.process_in(world.directory.path(), 1);
+        before.end.store(end, Ordering::SeqCst);
+        let lived = run.live(&store, Until::Complete).await;
+        let reached = before.taken.load(Ordering::SeqCst) >= end;
+        assert!(lived.is_ok() || reached, "step {end}: {lived:?}");
+        let (store, _) = world.process();
+        run.live(&store, Until::Complete).await.unwrap();
+        let all = [parts(), vec![old]].concat();
+        world.ensure(&all, &format!("step {end}")).await;
+        let everything = strait_common::selection::Selection::everything(&schema());
+        let name = table_name().unwrap();
+        let holdings = store.sink.holdings(&name, &everything);
+        let holdings: Vec<_> = holdings.await.unwrap().try_collect().await.unwrap();
+        assert_eq!(holdings.len(), 2);
+        assert!(holdings.iter().all(|held| !held.intact), "{holdings:?}");
+        if !reached {
+            assert!(end > 20, "a life of {end} steps");
+            break;
+        }
+    }
+}
+
+/// The server loses all rows of the one partition but the first so many.
+fn lose(world: &World, left: usize) -> Act {
+    let standin = Arc::clone(&world.standin);
+    Box::new(move || {
+        let mut catalog = standin.catalog();
+        let table = catalog.table("dfs://suite", "ticks").unwrap();
+        for chunk in table.chunks.values_mut() {
+            let rows = arrow::compute::concat_batches(&table.schema, &chunk.batches).unwrap();
+            assert!(rows.num_rows() > left);
+            chunk.batches = vec![rows.slice(0, left)];
+        }
+        Ok(())
+    })
+}
+
+/// Before the answers with these numbers are heard, counted from 1, the server loses rows.
+fn lose_at(world: &World, before: &Before, answers: &[usize], left: usize) {
+    let mut armed = before.armed.lock().unwrap();
+    for at in 1..=answers.iter().copied().max().unwrap_or(0) {
+        let act: Act = if answers.contains(&at) {
+            lose(world, left)
+        } else {
+            Box::new(|| Ok(()))
+        };
+        armed.push(("hear of a request", act));
+    }
+}
+
+/// Rows that a server has taken and lost are sent once more where the partition was empty before them: what is left of them is removed, whoever dies meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_the_server_has_lost_are_sent_again() {
+    let one = parts()[..1].to_vec();
+    // After the third of four batches, and after the last.
+    for (answer, left) in [(3, 4), (3, 0), (4, 4), (4, 0)] {
+        for end in 1.. {
+            let world = World::new().await;
+            let (store, before) = world.process_in(world.directory.path(), 1);
+            lose_at(&world, &before, &[answer], left);
+            before.end.store(end, Ordering::SeqCst);
+            let run = life(1, &one, Disposition::Append);
+            let lived = run.live(&store, Until::Complete).await;
+            let reached = before.taken.load(Ordering::SeqCst) >= end;
+            assert!(lived.is_ok() || reached, "step {end}: {lived:?}");
+            let (store, _) = world.process_in(world.directory.path(), 1);
+            run.live(&store, Until::Complete).await.unwrap();
+            let place = format!("{left} rows left after answer {answer}, step {end}");
+            world.ensure(&one, &place).await;
+            if !reached {
+                let asked = world.standin.log();
+                let removed = asked.iter().filter(|line| line.contains("dropPartition("));
+                assert_eq!(removed.count(), usize::from(left > 0), "{place}");
+                assert!(end > 20, "a life of {end} steps");
+                break;
+            }
+        }
+    }
+}
+
+/// Nothing is removed beside rows that were there before, nor of a server that loses rows again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_beside_other_rows_or_twice_is_for_a_person() {
+    let one = parts()[..1].to_vec();
+    let old = part(20_000, "IBM", 1..5).changed("v0", 1..5);
+    for earlier in [true, false] {
+        let world = World::new().await;
+        if earlier {
+            let first = life(1, std::slice::from_ref(&old), Disposition::Append);
+            first
+                .live(&world.process().0, Until::Complete)
+                .await
+                .unwrap();
+        }
+        let (store, before) = world.process_in(world.directory.path(), 1);
+        // Without earlier rows: at the third batch; then a refused batch, the removal, and two more.
+        let answers = if earlier { vec![3] } else { vec![3, 7] };
+        lose_at(&world, &before, &answers, 5);
+        let run = life(2, &one, Disposition::Append);
+        let error = run.live(&store, Until::Complete).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{error}");
+        assert!(error.to_string().contains("has 5 rows where"), "{error}");
+        let asked = world.standin.log();
+        let removed = asked.iter().filter(|line| line.contains("dropPartition("));
+        assert_eq!(removed.count(), usize::from(!earlier));
+    }
+}
+
+/// What is appended to a table that keeps one row of each key is not what is stored; what takes the place of all rows can be compared.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_with_a_key_is_replaced_and_never_appended_to() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let ticks = table(true).unwrap();
+    let prepare = async || {
+        store
+            .sink
+            .prepare(&ticks.name, &ticks, false)
+            .await
+            .unwrap()
+    };
+    prepare().await;
+    assert!(prepare().await.notes.is_empty());
+    let key = |columns: &[&str]| {
+        let mut catalog = world.standin.catalog();
+        let table = catalog.table("dfs://suite", "ticks").unwrap();
+        table.keyed = columns.iter().map(|name| (*name).to_owned()).collect();
+    };
+    key(&["day", "number"]);
+    let notes = prepare().await.notes;
+    assert!(
+        notes.len() == 1 && notes[0].contains("one row of each key"),
+        "{notes:?}"
+    );
+    let appending = life(1, &parts(), Disposition::Append);
+    let error = appending.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    let named = ["suite/ticks", "--mode replace or mirror"];
+    assert!(
+        named.iter().all(|name| error.to_string().contains(name)),
+        "{error}"
+    );
+    world.ensure(&[], "nothing was appended").await;
+    let give_up = async |life: &Life| {
+        let attachment = store.sink.attach(&life.claim).await.unwrap();
+        attachment.complete(Outcome::Partial).await.unwrap();
+    };
+    give_up(&appending).await;
+    for (run, parts) in [
+        (2, parts()),
+        (
+            3,
+            vec![
+                part(20_000, "IBM", 1..5).changed("v2", 50..70),
+                parts().remove(1),
+            ],
+        ),
+    ] {
+        let replacing = life(run, &parts, Disposition::Replace);
+        replacing.live(&store, Until::Complete).await.unwrap();
+        world.ensure(&parts, &format!("run {run}")).await;
+    }
+    // Of rows with equal keys only one would be left.
+    key(&["symbol"]);
+    let replacing = life(4, &[part(20_000, "IBM", 1..9)], Disposition::Replace);
+    let error = replacing.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(error.to_string().contains("equal keys"), "{error}");
+}

@@ -30,8 +30,19 @@ struct World {
 impl World {
     /// `dfs://db1/mt`, made by this script; `parts` are variables that it names.
     async fn with(rows: &RecordBatch, parts: Vec<(&str, Column)>, make: &str) -> World {
+        World::limited(rows, parts, make, u64::MAX).await
+    }
+
+    /// The same, of which a query answers about so many bytes.
+    async fn limited(
+        rows: &RecordBatch,
+        parts: Vec<(&str, Column)>,
+        make: &str,
+        query_bytes: u64,
+    ) -> World {
         let standin = StandIn::start(Settings::default()).await.unwrap();
         let mut options = Options::of_site("", 0);
+        options.query_bytes = query_bytes;
         options.sites = vec![Site {
             host: "127.0.0.1".into(),
             port: standin.address().port(),
@@ -102,16 +113,24 @@ impl World {
         partition: &Partition,
         after: &Cursor,
     ) -> strait_common::Result<Vec<Batch>> {
+        let read = self.begin(predicate, partition, after).await?;
+        read.try_collect().await
+    }
+
+    async fn begin(
+        &self,
+        predicate: Option<&str>,
+        partition: &Partition,
+        after: &Cursor,
+    ) -> strait_common::Result<strait_common::engine::Stream<Batch>> {
         let selection = self.selection(predicate).await;
         let limits = ReadLimits {
             batch_bytes: 20_000,
             budget: Budget::new(64 << 20).unwrap(),
         };
-        let read = self
-            .source
+        self.source
             .read(&self.table, &selection, partition, after, &limits)
-            .await?;
-        read.try_collect().await
+            .await
     }
 }
 
@@ -363,4 +382,151 @@ async fn an_unknown_table_is_an_error_that_names_those_there_are() {
     assert!(error.to_string().contains("db1/mt"), "{error}");
     let tables = world.source.tables().await.unwrap();
     assert_eq!(tables, std::slice::from_ref(&world.table));
+}
+
+/// `dfs://db1/mt` by lists of symbols.
+async fn lists() -> World {
+    let make = "db = database(\"dfs://db1\", LIST, ([\"A\", \"B\"], [\"C\"], [\"D\", \"E\"])); createPartitionedTable(db, sample, `mt, `sym)";
+    World::with(&ticks(), Vec::new(), make).await
+}
+
+#[tokio::test]
+async fn lists_are_listed_and_read_by_their_number() {
+    let world = lists().await;
+    let described = world.source.describe(&world.table).await.unwrap();
+    let level = &described.divisions[0];
+    assert_eq!(
+        (level.column.as_str(), level.kind),
+        ("sym", DivisionKind::Hash { buckets: 3 })
+    );
+    let partitions = world.partitions(None).await;
+    let keys: Vec<String> = partitions.iter().map(|p| p.key.to_string()).collect();
+    assert_eq!(
+        keys,
+        ["sym=bucket(0,3)", "sym=bucket(1,3)", "sym=bucket(2,3)"]
+    );
+    let symbol_of = |n: i64| n / DAYS % 5;
+    for (partition, symbols) in partitions.iter().zip([&[0, 1][..], &[2], &[3, 4]]) {
+        let mut read = numbers(&world.read(None, partition, &Cursor::start()).await.unwrap());
+        read.sort_unstable();
+        let wanted: Vec<i64> = (0..COUNT)
+            .filter(|n| symbols.contains(&symbol_of(*n)))
+            .collect();
+        assert_eq!(read, wanted, "{}", partition.key);
+    }
+    // Which values a list has is the server's to say: a condition narrows what is read, not which partitions are.
+    let condition = Some("sym = 'C'");
+    let partitions = world.partitions(condition).await;
+    assert_eq!(partitions.len(), 3);
+    let mut read = Vec::new();
+    for partition in &partitions {
+        read.extend(numbers(
+            &world
+                .read(condition, partition, &Cursor::start())
+                .await
+                .unwrap(),
+        ));
+    }
+    assert_eq!(read.len(), COUNT as usize / 5);
+}
+
+#[tokio::test]
+async fn without_versions_nothing_is_unchanged_and_nothing_is_gone_on_with() {
+    let world = compo().await;
+    let known = world.partitions(None).await;
+    assert!(
+        world
+            .source
+            .warnings(&world.table)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    world.standin.catalog().denied.push("getTabletsMeta".into());
+    let warnings = world.source.warnings(&world.table).await.unwrap();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("getTabletsMeta"),
+        "{warnings:?}"
+    );
+    let (first, second) = (world.partitions(None).await, world.partitions(None).await);
+    let listed = |partitions: &[Partition]| -> Vec<_> {
+        let kept = partitions.iter();
+        kept.map(|p| (p.key.clone(), p.rows)).collect()
+    };
+    assert_eq!(listed(&first), listed(&known));
+    assert_eq!(listed(&second), listed(&known));
+    for (a, b) in first.iter().zip(&second) {
+        assert_ne!(a.version, b.version, "{}", a.key);
+    }
+    let mut all = Vec::new();
+    for partition in &first {
+        all.extend(numbers(
+            &world.read(None, partition, &Cursor::start()).await.unwrap(),
+        ));
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..COUNT).collect::<Vec<_>>());
+    // Whether the rows before a cursor are those that were read nobody knows.
+    let batches = world.read(None, &first[0], &Cursor::start()).await.unwrap();
+    let error = world.read(None, &first[0], &batches[0].end).await;
+    assert_eq!(error.unwrap_err().kind(), Kind::Moved);
+}
+
+const ALL_DAYS: &str =
+    "db = database(\"dfs://db1\", VALUE, days); createPartitionedTable(db, sample, `mt, `day)";
+
+/// Of four columns, 24 bytes each: a query answers the fewest rows that it may.
+async fn in_pieces() -> World {
+    World::limited(&ticks(), vec![("days", days())], ALL_DAYS, 1).await
+}
+
+#[tokio::test]
+async fn a_partition_that_is_too_large_for_a_query_is_read_by_several() {
+    let world = in_pieces().await;
+    let whole = World::with(&ticks(), vec![("days", days())], ALL_DAYS).await;
+    let (partitions, same) = (world.partitions(None).await, whole.partitions(None).await);
+    let queries = || {
+        let log = world.standin.log();
+        log.iter().filter(|line| line.contains(" limit ")).count()
+    };
+    for (partition, same) in partitions.iter().zip(&same) {
+        let batches = world.read(None, partition, &Cursor::start()).await.unwrap();
+        let all = numbers(&batches);
+        assert_eq!(
+            all,
+            numbers(&whole.read(None, same, &Cursor::start()).await.unwrap())
+        );
+        let mut before = 0;
+        for batch in batches.iter().take(12) {
+            before += batch.records.num_rows();
+            let rest = world.read(None, partition, &batch.end).await.unwrap();
+            assert_eq!(numbers(&rest), all[before..]);
+        }
+    }
+    // 10,000 rows in queries of 8,192.
+    assert!(queries() >= 8, "{} queries", queries());
+    assert!(
+        whole
+            .standin
+            .log()
+            .iter()
+            .all(|line| !line.contains(" limit "))
+    );
+    let some = Some("n < 30000");
+    let read = world.read(some, &partitions[0], &Cursor::start()).await;
+    assert_eq!(numbers(&read.unwrap()).len(), 7500);
+}
+
+#[tokio::test]
+async fn a_change_between_two_queries_of_a_partition_is_noticed() {
+    let world = in_pieces().await;
+    let partition = world.partitions(None).await.remove(0);
+    let mut read = world
+        .begin(None, &partition, &Cursor::start())
+        .await
+        .unwrap();
+    assert!(read.try_next().await.unwrap().is_some());
+    world.insert(&ticks().slice(0, 1)).await;
+    let rest: strait_common::Result<Vec<Batch>> = read.try_collect().await;
+    assert_eq!(rest.unwrap_err().kind(), Kind::Moved);
 }
