@@ -184,9 +184,11 @@ pub async fn run(
         shutdown.clone(),
     );
     let (streams, tables) = service.ending();
+    // Not waited for with the streams: what a job waits for must not keep a partition from being published.
+    let tasks = TaskTracker::new();
     let desk = match config.sources.is_empty() {
         true => None,
-        false => Some(jobs(config, &cpu, &shutdown, &streams).await?),
+        false => Some(jobs(config, &cpu, &shutdown, &tasks).await?),
     };
     let page = Arc::new(service.page(desk.clone()));
     let _page = strait_common::metrics::serve(config.metrics_listen, page).await?;
@@ -235,9 +237,19 @@ pub async fn run(
             "some partitions are still being published; what is not committed is resumed by the source"
         );
     }
+    tasks.close();
+    if tokio::time::timeout(JOBS_STOP_MAX, tasks.wait())
+        .await
+        .is_err()
+    {
+        tracing::debug!("some questions of jobs were cut short");
+    }
     tracing::info!("sink agent stopped");
     served.map_err(|error: Error| error.context(address))
 }
+
+/// What stopping waits for the jobs' questions and messages.
+const JOBS_STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The jobs that live at this agent, which begin to start by themselves.
 async fn jobs(
@@ -253,6 +265,7 @@ async fn jobs(
         clock: Clock::Wall,
         shutdown: shutdown.clone(),
         tasks: tasks.clone(),
+        runs_commands: false,
     };
     let desk = Desk::open(room, Arc::new(groups)).await?;
     tasks.spawn(Arc::clone(&desk).keep());

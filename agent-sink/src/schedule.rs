@@ -169,7 +169,7 @@ fn ended(group: v1::Group) -> Ended {
 #[async_trait]
 impl Groups for FarGroups {
     fn url(&self, source: &str) -> Result<String> {
-        self.far(source).map(|far| far.url.clone())
+        self.far(source).map(|far| without_secrets(&far.url))
     }
 
     async fn check(&self, source: &str, request: &v1::StartGroupRequest) -> Result<()> {
@@ -184,8 +184,15 @@ impl Groups for FarGroups {
         let far = self.far(source)?;
         let mut client = far.client.clone();
         let begin = async {
+            let id = request.id.clone();
             let asked = client.start_group(request);
             let group = far.answer(self.answer_max, "begin a group", asked).await?;
+            if group.id != id {
+                return Err(Error::config(format!(
+                    "source agent {} is of an older release, which begins groups with ids of its own: update it",
+                    far.name
+                )));
+            }
             if again && !is_active(&group) && group.status != "done" {
                 let asked = client.resume_group(v1::GetGroupRequest { id: group.id });
                 far.answer(self.answer_max, "go on with a group", asked)
@@ -252,7 +259,8 @@ impl Groups for FarGroups {
                 let Err(error) = far.answer(answer_max, "pause a group", asked).await else {
                     return;
                 };
-                if error.kind() != Kind::Unavailable || begun.elapsed() > AWAY_MAX {
+                // It may not know the group yet.
+                if begun.elapsed() > AWAY_MAX {
                     tracing::error!(group = %id, %error, "the deadline is over, and the group could not be paused");
                     return;
                 }

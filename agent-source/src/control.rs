@@ -145,18 +145,10 @@ impl Operators {
 
     async fn do_cancel(&self, id: &str) -> Result<v1::Run> {
         let row = self.find(id).await?;
-        match self.0.live(row.id) {
-            Some(live) => {
-                live.cancel();
-                self.stopped(&live).await;
-            }
-            None if row.status.is_active() => {
-                return Err(Error::internal(format!(
-                    "run {} is active and not under way",
-                    row.id
-                )));
-            }
-            None => {}
+        // Else it has ended since it was looked up, or the agent stops.
+        if let Some(live) = self.0.live(row.id) {
+            live.cancel();
+            self.stopped(&live).await;
         }
         self.shown(row).await
     }

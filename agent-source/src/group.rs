@@ -185,12 +185,12 @@ pub async fn start(
     include: &[String],
     exclude: &[String],
 ) -> Result<GroupRow> {
-    plan::check_bandwidth(agent, request.terms.bandwidth_max)?;
     let (store, known) = (agent.open_store()?, id);
     let found = agent.cpu.run(move || store.group(known)).await?;
     let group = match found {
         Some(group) => group,
         None => {
+            plan::check_bandwidth(agent, request.terms.bandwidth_max)?;
             let tables = expand(agent, &request.from, &request.to, include, exclude).await?;
             agent.link(&tables[0].1.name)?;
             let member = |(from, to)| Member {
@@ -535,17 +535,23 @@ async fn begin(
     Ok(agent.live(row.id))
 }
 
-/// Gives up a run of this agent's own that owns the target and cannot go on, as A's table is not any more what was planned: whoever comes unattended, and makes
-/// B what A is, does what it has left. An append does not, and would lose its rows.
+/// Gives up a run of this agent's own that owns the target and cannot go on by itself, as when A's table is not any more what was planned: who comes unattended, and
+/// makes B what the same table is, does what it has left. Of an append, rows would be lost.
 async fn gives_way(agent: &Arc<Agent>, owner: RunId, asked: &Asked) -> Result<bool> {
-    let is_unattended = asked.exact_now && !matches!(asked.terms.mode, Mode::Append { .. });
+    let makes_rows_equal = |mode: &Mode| !matches!(mode, Mode::Append { .. });
     let store = agent.open_store()?;
-    let row = match is_unattended {
+    let row = match asked.exact_now && makes_rows_equal(&asked.terms.mode) {
         true => agent.cpu.run(move || store.run(owner)).await?,
         false => None,
     };
     let cannot_go_on = |row: &RunRow| {
-        row.status == Status::Failed && row.kind.is_some_and(|kind| !kind.is_temporary())
+        let job = &row.job;
+        row.status == Status::Failed
+            && row.kind.is_some_and(|kind| !kind.is_temporary())
+            && makes_rows_equal(&job.mode)
+            && job.spec.from == asked.spec.from
+            && job.spec.selection.columns == asked.spec.selection.columns
+            && agent.live(owner).is_none()
     };
     let Some(row) = row.filter(cannot_go_on) else {
         return Ok(false);

@@ -29,6 +29,7 @@ pub async fn open(agent: &Arc<Agent>) -> Result<Arc<Desk>> {
         clock: agent.clock.clone(),
         shutdown: agent.shutdown.clone(),
         tasks: agent.answers.clone(),
+        runs_commands: true,
     };
     Desk::open(room, Arc::new(OwnGroups(Arc::downgrade(agent)))).await
 }

@@ -484,10 +484,12 @@ impl Book {
     /// What to do about a start that was under way when the agent stopped.
     pub fn resume(&self) -> Option<Act> {
         let running = self.running()?;
-        Some(Act::Begin {
-            at: running.at,
-            group: running.group?,
-            nows: self.nows_of(running.at),
+        let (at, group) = (running.at, running.group?);
+        let nows = self.nows_of(at);
+        // One that has stood before may not have been asked to go on yet.
+        Some(match running.windows > 0 || running.tries > 1 {
+            true => Act::GoOn { at, group, nows },
+            false => Act::Begin { at, group, nows },
         })
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio_util::task::TaskTracker;
 
 use crate::book::{Act, Book, Ended, How, Start, Told};
-use crate::file::JobFile;
+use crate::file::{JobFile, Way};
 use crate::metrics::{Metrics, write_jobs};
 use crate::store::{JobRow, JobStore};
 use crate::{Groups, notify};
@@ -46,6 +46,7 @@ pub struct Desk {
     clock: Clock,
     shutdown: Shutdown,
     tasks: TaskTracker,
+    runs_commands: bool,
     metrics: Metrics,
 }
 
@@ -62,6 +63,8 @@ pub struct Room {
     pub shutdown: Shutdown,
     /// What is waited for at a clean stop.
     pub tasks: TaskTracker,
+    /// Whether a job may have a program run that tells somebody: where only operators apply jobs.
+    pub runs_commands: bool,
 }
 
 /// One job.
@@ -78,6 +81,12 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// Whether something of it has been begun and has not come to its end.
+    fn has_groups(&self) -> bool {
+        let mut starts = self.book.starts();
+        starts.any(|start| start.state.is_open() && start.group.is_some())
+    }
+
     fn row(&self) -> JobRow {
         JobRow {
             name: self.file.name.clone(),
@@ -128,6 +137,7 @@ impl Desk {
             clock: room.clock,
             shutdown: room.shutdown,
             tasks: room.tasks,
+            runs_commands: room.runs_commands,
             metrics: Metrics::default(),
         };
         let desk = Arc::new(desk);
@@ -385,19 +395,30 @@ impl Desk {
         if matches!(self.jobs().await.get(&name), Some(kept) if kept.file == file) {
             return Ok((name, Applied::Same));
         }
+        let is_command = |target: &crate::file::Notify| matches!(target.way, Way::Command(_));
+        if !self.runs_commands && file.notify.iter().any(is_command) {
+            return Err(Error::config(
+                "notify: command is not of a job at a sink agent, as whoever may send rows to it may apply jobs, too; write webhook = URL",
+            ));
+        }
         // What the agent has not is found before the night.
+        self.groups.check(&file.source, &file.asked).await?;
         let mut asked = file.asked.clone();
         for limit in file.bandwidth_max.iter().flat_map(|limit| limit.values()) {
             asked.run.get_or_insert_default().bandwidth_max = Some(limit.0);
             let checked = self.groups.check(&file.source, &asked).await;
             checked.context("bandwidth_max")?;
         }
-        self.groups.check(&file.source, &file.asked).await?;
         let now = self.now_s();
         let mut jobs = self.jobs().await;
         let is_full = jobs.len() >= JOBS_MAX;
         let applied = match jobs.get_mut(&name) {
             Some(kept) if kept.file == file => return Ok((name, Applied::Same)),
+            Some(kept) if kept.file.source != file.source && kept.has_groups() => {
+                return Err(Error::refused(format!(
+                    "source: another source agent has begun what job {name} owes; let that come to its end, or `strait job remove {name}` first"
+                )));
+            }
             Some(kept) => {
                 kept.book.change(file.rules.clone(), now);
                 (kept.text, kept.applied_at) = (text.to_owned(), now);

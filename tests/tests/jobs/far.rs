@@ -77,7 +77,7 @@ async fn a_job_beside_b_starts_by_itself_and_outlives_either_agent() {
     })
     .await;
     let (job, starts) = look_up(&operator).await;
-    assert_eq!(job.source_url, far.source.url());
+    assert_eq!(job.source_url.trim_end_matches('/'), far.source.url());
     let group = v1::GetGroupRequest {
         id: starts[0].group.clone(),
     };
@@ -140,6 +140,9 @@ async fn what_a_job_beside_b_cannot_do_is_said_when_it_is_applied() {
         sink,
         source,
     } = far;
+    let text = file("[[notify]]\ncommand = [\"true\"]\non = [\"failure\"]\n");
+    let said = refused(&sink.operator(), &text).await;
+    assert!(said.contains("webhook"), "{said}");
     source.drain().await;
     let said = refused(&sink.operator(), &file("")).await;
     assert!(said.contains("source agent main"), "{said}");
