@@ -156,21 +156,24 @@ def _life(pair, templates, preloaded, way, role, how, step):
                 if agent is not victim:
                     raise
         run = begin(pair, way, how)
-        deadline = time.monotonic() + 120
-        while victim.alive() and not ended(pair, run):
+        deadline = time.monotonic() + 240
+        while True:
+            # The step may come after the run's end, too, or before anybody has asked for it.
+            if not victim.alive() and victim.environment:
+                if victim.process is not None:
+                    victim.process.wait(timeout=30)
+                    victim.process = None
+                victim.environment = {}
+                victim.start()
+                # It is known to the agent by now, or nothing of it is at B but a claim that the next one is told of.
+                run = run if known(pair, run) else begin(pair, way, how)
+            status = {"status": None} if run is None else pair.show(run)
+            if status["status"] in ENDED:
+                break
             if time.monotonic() > deadline:
-                raise AssertionError(f"run {run} has not ended after 120 s: {pair.show(run)}")
+                raise AssertionError(f"run {run} has not ended after 240 s: {json.dumps(status)[:1500]}")
             time.sleep(0.02)
-        reached = struct.unpack("Q", counter.read_bytes())[0] >= step
-        if reached:
-            if victim.process is not None:
-                victim.process.wait(timeout=30)
-                victim.process = None
-            victim.environment = {}
-            victim.start()
-            # It is known to the agent by now, or nothing of it is at B but a claim that the next one is told of.
-            run = run if known(pair, run) else begin(pair, way, how)
-        status = pair.wait(run, timeout_s=120)
+    reached = struct.unpack("Q", counter.read_bytes())[0] >= step
     if status["status"] != "done":
         return reached, f"the run ended {json.dumps(status)[:1500]}"
     if reader.violations:
@@ -202,10 +205,6 @@ def begin(pair, way, how):
 
 def known(pair, run):
     return run is not None and pair.strait("runs", "show", run, "--json")[0] == 0
-
-
-def ended(pair, run):
-    return run is None or pair.show(run).get("status") in ENDED
 
 
 def steps_of(templates, preloaded, way, role, how):

@@ -296,8 +296,6 @@ class Pair:
             return answer["run"]
         if "attempts" in answer:
             return answer
-        if self.source.alive():
-            print(f"   the source agent is alive and says of run {run}: {json.dumps(answer)[:500]}", flush=True)
         return {"status": None, "said": answer}
 
     def wait(self, run, timeout_s=RUN_TIMEOUT_S):
