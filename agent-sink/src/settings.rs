@@ -87,6 +87,7 @@ pub struct Settings {
     pub stores: BTreeMap<String, UrlSettings>,
     /// The sources of the file.
     #[arg(skip)]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<String, UrlSettings>,
 }
 

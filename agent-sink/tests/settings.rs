@@ -108,6 +108,46 @@ fn what_is_printed_is_a_file_that_means_the_same_and_holds_no_secret() {
 }
 
 #[test]
+fn sources_come_from_file_environment_and_flag_and_show_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("{URLS}[sources.file]\nurl = \"http://file:7401\"\n");
+    let file = write(&dir.path().join("sink.toml"), &text);
+    let variable = AGENT.variable("sources");
+    let arguments = ["--print-config", "--config", &file, "--source"];
+    let shown = |more: &str, environment: &[(String, &str)]| {
+        let mut arguments = arguments.to_vec();
+        match more {
+            "" => drop(arguments.pop()),
+            more => arguments.push(more),
+        }
+        let shown = printed(&AGENT.run(&arguments, environment));
+        let sources = shown["sources"].as_table().unwrap().clone();
+        sources
+            .into_iter()
+            .map(|(name, source)| (name, source["url"].as_str().unwrap().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let file = || ("file".to_owned(), "http://file:7401/".to_owned());
+    assert_eq!(shown("", &[]), [file()]);
+    let main = ("main".to_owned(), "http://a:7401/".to_owned());
+    let flag = shown("main=http://user:hunter2@a:7401", &[]);
+    assert_eq!(flag, [file(), main.clone()]);
+    let said = shown("", &[(variable, "main=http://user:hunter2@a:7401")]);
+    assert_eq!(said, [file(), main]);
+    for (source, expected) in [
+        ("main=ftp://a", "sources.main.url"),
+        (
+            "main=https://a",
+            "source main (https://a/): an https URL, and no tls_ca",
+        ),
+    ] {
+        let output = AGENT.run(&["--store", "lake=lake:///a", "--source", source], &[]);
+        let error = refused(&output, 2);
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_named_with_what_to_write() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sink.toml");

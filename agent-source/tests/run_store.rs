@@ -20,7 +20,7 @@ fn a_store_of_the_first_format_is_read_on() {
     store.insert(&run, std::iter::empty()).unwrap();
     drop(store);
     // What the third format did not have, then the second, then the first.
-    let third = "DROP TABLE starts; DROP TABLE jobs; DROP TABLE members; DROP TABLE groups; ALTER TABLE runs DROP COLUMN newest_first; ALTER TABLE partitions DROP COLUMN origin; ALTER TABLE partitions DROP COLUMN seen; PRAGMA user_version = 3";
+    let third = "DROP TABLE members; DROP TABLE groups; ALTER TABLE runs DROP COLUMN newest_first; ALTER TABLE partitions DROP COLUMN origin; ALTER TABLE partitions DROP COLUMN seen; PRAGMA user_version = 3";
     let db = Connection::open(&path).unwrap();
     db.execute_batch(third).unwrap();
     drop(db);
