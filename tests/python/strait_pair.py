@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -51,16 +52,25 @@ def has_rsync():
     return shutil.which("rsync") is not None
 
 
-def free_port(taken=()):
-    candidates = random.sample(PORTS, 200)
-    for port in candidates:
-        if port in taken:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+_given = set()
+_giving = threading.Lock()
+
+
+def free_port():
+    """A port that is free and that nobody in this process has been given: pairs that live at the same time begin to listen some time later."""
+    with _giving:
+        # Those of long ago have been listened on, or never will be.
+        if len(_given) > len(PORTS) // 2:
+            _given.clear()
+        for port in random.sample(PORTS, len(PORTS)):
+            if port in _given:
                 continue
+            with socket.socket() as probe:
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            _given.add(port)
             return port
     raise RuntimeError("no free port found")
 
@@ -205,7 +215,7 @@ class Pair:
         self.lake_a.mkdir()
         self.lake_b.mkdir()
         sink_port = free_port()
-        source_port = free_port(taken={sink_port})
+        source_port = free_port()
         self.sink = Agent("sink", self.root, sink_port, memory, sink_keys or {}, {"stores.lake": dr or f"lake://{self.lake_b}"})
         self.source = Agent(
             "source",
