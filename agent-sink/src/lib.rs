@@ -4,7 +4,7 @@
 //! moment. Read [`session`] for what is decided on a stream, [`copy`] for how it waits, [`tables`] for attempts and
 //! finishes, [`service`] for the gRPC surface.
 //!
-//! What it does not do: plan, choose partitions, or remember anything between two starts.
+//! What it does not do: plan, choose partitions, or remember rows between two starts: what must not be forgotten is in the store, and its jobs in their own file.
 
 pub mod copy;
 pub mod local;

@@ -36,8 +36,6 @@ const ASK_AGAIN: Backoff = Backoff {
 #[derive(Debug)]
 pub struct FarGroups {
     sources: BTreeMap<String, Far>,
-    /// How long an answer may take: a source asks its store, and a sink, before it gives one.
-    answer_max: Duration,
     shutdown: Shutdown,
     tasks: TaskTracker,
 }
@@ -47,6 +45,8 @@ struct Far {
     name: String,
     url: String,
     client: ControlClient<Channel>,
+    /// How long an answer may take: a source asks its store, and a sink, before it gives one.
+    answer_max: Duration,
 }
 
 impl FarGroups {
@@ -70,12 +70,12 @@ impl FarGroups {
                 name: name.clone(),
                 url: url.clone(),
                 client: ControlClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX),
+                answer_max: config.engine_timeout + config.peer_timeout,
             };
             sources.insert(name.clone(), far);
         }
         Ok(FarGroups {
             sources,
-            answer_max: config.engine_timeout + config.peer_timeout,
             shutdown,
             tasks,
         })
@@ -107,7 +107,6 @@ impl Far {
     /// An answer within its time, with who was asked in its error.
     async fn answer<T>(
         &self,
-        time: Duration,
         what: &str,
         asked: impl Future<Output = std::result::Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T> {
@@ -118,23 +117,23 @@ impl Far {
                 without_secrets(&self.url)
             )
         };
-        match tokio::time::timeout(time, asked).await {
+        match tokio::time::timeout(self.answer_max, asked).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(Error::from(status)).with_context(who),
             Err(_) => Err(Error::unavailable(format!(
                 "{}: {what}: no answer for {} s",
                 who(),
-                time.as_secs()
+                self.answer_max.as_secs()
             ))),
         }
     }
 
     /// Waits until the group has ended, or its agent is out of reach.
-    async fn watched(&self, answer_max: Duration, id: GroupId) -> Result<v1::Group> {
+    async fn watched(&self, id: GroupId) -> Result<v1::Group> {
         let mut client = self.client.clone();
         let request = v1::GetGroupRequest { id: id.to_string() };
         let watch = client.watch_group(request);
-        let mut groups = self.answer(answer_max, "watch a group", watch).await?;
+        let mut groups = self.answer("watch a group", watch).await?;
         let mut last = None;
         while let Some(group) = groups.message().await.map_err(Error::from)? {
             last = Some(group);
@@ -143,6 +142,16 @@ impl Far {
             Some(group) if group.ended_at != 0 => Ok(group),
             _ => Err(Error::unavailable("the answers ended before the group had")),
         }
+    }
+}
+
+/// Waits before the same is asked once more; false if this agent stops.
+async fn may_ask_again(shutdown: &Shutdown, tries: &mut u32) -> bool {
+    let wait = ASK_AGAIN.step(*tries, 0.5);
+    *tries += 1;
+    tokio::select! {
+        () = tokio::time::sleep(wait) => true,
+        () = shutdown.draining() => false,
     }
 }
 
@@ -176,7 +185,7 @@ impl Groups for FarGroups {
         let far = self.far(source)?;
         let mut client = far.client.clone();
         let asked = client.check_group(request.clone());
-        far.answer(self.answer_max, "check a job", asked).await?;
+        far.answer("check a job", asked).await?;
         Ok(())
     }
 
@@ -186,7 +195,7 @@ impl Groups for FarGroups {
         let begin = async {
             let id = request.id.clone();
             let asked = client.start_group(request);
-            let group = far.answer(self.answer_max, "begin a group", asked).await?;
+            let group = far.answer("begin a group", asked).await?;
             if group.id != id {
                 return Err(Error::config(format!(
                     "source agent {} is of an older release, which begins groups with ids of its own: update it",
@@ -195,8 +204,7 @@ impl Groups for FarGroups {
             }
             if again && !is_active(&group) && group.status != "done" {
                 let asked = client.resume_group(v1::GetGroupRequest { id: group.id });
-                far.answer(self.answer_max, "go on with a group", asked)
-                    .await?;
+                far.answer("go on with a group", asked).await?;
             }
             Ok(())
         };
@@ -212,7 +220,7 @@ impl Groups for FarGroups {
         let (mut tries, mut away_since) = (0, None);
         loop {
             let watched = tokio::select! {
-                watched = far.watched(self.answer_max, id) => watched,
+                watched = far.watched(id) => watched,
                 () = self.shutdown.draining() => return Ok(None),
             };
             let error = match watched {
@@ -227,19 +235,12 @@ impl Groups for FarGroups {
             // One that answers at all is not away.
             let mut client = far.client.clone();
             let get = client.get_group(v1::GetGroupRequest { id: id.to_string() });
-            if far
-                .answer(self.answer_max, "ask for a group", get)
-                .await
-                .is_ok()
-            {
+            if far.answer("ask for a group", get).await.is_ok() {
                 (tries, away_since) = (0, None);
             }
-            let wait = ASK_AGAIN.step(tries, 0.5);
-            tries += 1;
             tracing::debug!(source = %far.name, group = %id, %error, "asked again");
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.shutdown.draining() => return Ok(None),
+            if !may_ask_again(&self.shutdown, &mut tries).await {
+                return Ok(None);
             }
         }
     }
@@ -248,7 +249,7 @@ impl Groups for FarGroups {
         let Ok(far) = self.far(source).cloned() else {
             return;
         };
-        let (shutdown, answer_max) = (self.shutdown.clone(), self.answer_max);
+        let shutdown = self.shutdown.clone();
         self.tasks.spawn(async move {
             let begun = Instant::now();
             let mut tries = 0;
@@ -256,7 +257,7 @@ impl Groups for FarGroups {
                 let mut client = far.client.clone();
                 let request = v1::GetGroupRequest { id: id.to_string() };
                 let asked = client.pause_group(request);
-                let Err(error) = far.answer(answer_max, "pause a group", asked).await else {
+                let Err(error) = far.answer("pause a group", asked).await else {
                     return;
                 };
                 // It may not know the group yet.
@@ -264,11 +265,8 @@ impl Groups for FarGroups {
                     tracing::error!(group = %id, %error, "the deadline is over, and the group could not be paused");
                     return;
                 }
-                let wait = ASK_AGAIN.step(tries, 0.5);
-                tries += 1;
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = shutdown.draining() => return,
+                if !may_ask_again(&shutdown, &mut tries).await {
+                    return;
                 }
             }
         });
@@ -281,7 +279,6 @@ impl Groups for FarGroups {
         if limits == Limits::default() {
             return;
         }
-        let answer_max = self.answer_max;
         self.tasks.spawn(async move {
             let mut client = far.client.clone();
             let asked = client.limit_group(v1::LimitGroupRequest {
@@ -290,7 +287,7 @@ impl Groups for FarGroups {
                 streams: limits.streams,
             });
             // It is said again within a minute.
-            if let Err(error) = far.answer(answer_max, "limit a group", asked).await {
+            if let Err(error) = far.answer("limit a group", asked).await {
                 tracing::debug!(group = %id, %error, "the limits could not be said");
             }
         });

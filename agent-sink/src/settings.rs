@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use strait_common::config::{self, ByteSize, NamedUrl, Percent, Span};
+use strait_common::config::{self, ByteSize, NamedUrl, Percent, Span, UrlSettings};
 use strait_common::telemetry::{self, LogFormat};
 use strait_common::tls::{Dialling, IdentityFiles, Listening};
-use strait_common::{Context, Error, Kind, OrError, Result};
+use strait_common::{Kind, OrError, Result};
 
 /// The settings as given: every key optional, so that flag, environment and file can be laid over each other.
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
@@ -91,14 +91,6 @@ pub struct Settings {
     pub sources: BTreeMap<String, UrlSettings>,
 }
 
-/// `[stores.NAME]` and `[sources.NAME]`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct UrlSettings {
-    /// Where it is.
-    pub url: String,
-}
-
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -140,25 +132,14 @@ impl Settings {
     /// # Errors
     /// `Config` if no store is named, or a bound makes no sense.
     pub fn over(self, file: Settings) -> Result<Config> {
-        let named = |named: BTreeMap<String, UrlSettings>| {
-            named
-                .into_iter()
-                .map(|(name, settings)| (name, settings.url))
-        };
-        let stores = config::urls(
-            "store",
-            "lake=lake:///data/b",
-            &[],
-            named(file.stores),
-            self.store,
-        )?;
+        let stores = config::urls("store", "lake=lake:///data/b", &[], file.stores, self.store)?;
         let sources = match file.sources.is_empty() && self.source.is_empty() {
             true => BTreeMap::new(),
             false => config::urls(
                 "source",
                 "main=http://host:7401",
                 &["http", "https"],
-                named(file.sources),
+                file.sources,
                 self.source,
             )?,
         };
@@ -213,19 +194,10 @@ impl Settings {
         lasts("peer_timeout", config.peer_timeout, second, SPAN_MAX)?;
         lasts("grace", config.grace, Duration::ZERO, SPAN_MAX)?;
         config.tls.check(config.listen)?;
-        for (name, url) in &config.sources {
-            let shown = config::without_secrets(url);
-            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-            let authority = config.source_tls.authority(scheme, "tls_ca");
-            let authority = authority.with_context(|| format!("source {name} ({shown})"))?;
-            // Whoever names an authority does not mean to be heard by everybody.
-            if authority.is_none() && config.source_tls.ca.is_some() && !config.tls.insecure {
-                return Err(Error::config(format!(
-                    "source {name} ({shown}): tls_ca is set, and this URL would be spoken to in the clear; write https, or say insecure = true if \
-                     that is meant"
-                )));
-            }
-        }
+        let (sources, insecure) = (&config.sources, config.tls.insecure);
+        config
+            .source_tls
+            .check("source", sources, "tls_ca", insecure)?;
         Ok(config)
     }
 }
@@ -236,13 +208,6 @@ impl Config {
     /// # Errors
     /// `Config` if a path is no text.
     pub fn to_toml(&self) -> Result<String> {
-        let urls = |urls: &BTreeMap<String, String>| {
-            let shown = |(name, url): (&String, &String)| {
-                let url = config::without_secrets(url);
-                (name.clone(), UrlSettings { url })
-            };
-            urls.iter().map(shown).collect()
-        };
         let shown = Settings {
             listen: Some(self.listen),
             metrics_listen: self.metrics_listen,
@@ -262,8 +227,8 @@ impl Config {
             log_format: Some(self.log_format),
             store: Vec::new(),
             source: Vec::new(),
-            stores: urls(&self.stores),
-            sources: urls(&self.sources),
+            stores: config::shown_urls(&self.stores),
+            sources: config::shown_urls(&self.sources),
         };
         toml::to_string(&shown).or_error(Kind::Config, "configuration")
     }

@@ -16,6 +16,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::agent::Agent;
 use crate::answers::Answers;
 use crate::asked::Asked;
+use crate::group::LiveGroup;
 use crate::job::Place;
 use crate::plan::{self, Started};
 use crate::receipts;
@@ -224,7 +225,9 @@ impl Control for Operators {
         &self,
         request: Request<v1::GetGroupRequest>,
     ) -> Result<Response<v1::Group>, Status> {
-        let group = self.do_pause_group(&request.into_inner().id).await?;
+        let group = self
+            .do_stop_group(&request.into_inner().id, LiveGroup::pause)
+            .await?;
         Ok(Response::new(group))
     }
 
@@ -296,7 +299,8 @@ impl Control for Operators {
         request: Request<v1::GetGroupRequest>,
     ) -> Result<Response<v1::Group>, Status> {
         Ok(Response::new(
-            self.do_cancel_group(&request.into_inner().id).await?,
+            self.do_stop_group(&request.into_inner().id, LiveGroup::cancel)
+                .await?,
         ))
     }
 

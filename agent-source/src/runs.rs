@@ -747,11 +747,7 @@ impl RunStore {
         values: impl rusqlite::Params,
         read: fn(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        let mut statement = self.db.prepare_cached(sql).found(&self.name)?;
-        let rows = statement
-            .query_map(values, |row| Ok(read(row)))
-            .found(&self.name)?;
-        rows.map(|row| row.found(&self.name)?).collect()
+        sqlite::rows(&self.db, &self.name, sql, values, read)
     }
 }
 

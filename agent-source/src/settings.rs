@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use strait_common::config::{self, ByteSize, NamedUrl, Percent, SizeOrNone, Span};
+use strait_common::config::{self, ByteSize, NamedUrl, Percent, SizeOrNone, Span, UrlSettings};
 use strait_common::telemetry::{self, LogFormat};
 use strait_common::tls::{Dialling, IdentityFiles, Listening};
-use strait_common::{Context, Error, Kind, OrError, Result};
+use strait_common::{Kind, OrError, Result};
 
 use crate::compression::Policy;
 use crate::pace;
@@ -126,14 +126,6 @@ pub struct Settings {
     pub sinks: BTreeMap<String, UrlSettings>,
 }
 
-/// `[stores.NAME]` and `[sinks.NAME]`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct UrlSettings {
-    /// Where it is.
-    pub url: String,
-}
-
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -197,10 +189,6 @@ impl Settings {
     /// # Errors
     /// `Config` if no store or no sink is named, or a bound makes no sense.
     pub fn over(self, file: Settings) -> Result<Config> {
-        let urls = |what, example, schemes: &[&str], file: BTreeMap<String, UrlSettings>, flags| {
-            let file = file.into_iter().map(|(name, named)| (name, named.url));
-            config::urls(what, example, schemes, file, flags)
-        };
         let span = |flag: Option<Span>, file: Option<Span>, default_s| {
             flag.or(file)
                 .map_or(Duration::from_secs(default_s), |span| span.0)
@@ -261,8 +249,8 @@ impl Settings {
                 .or(file.log)
                 .unwrap_or_else(|| telemetry::DEFAULT_FILTER.to_owned()),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
-            stores: urls("store", "live=lake:///data/a", &[], file.stores, self.store)?,
-            sinks: urls(
+            stores: config::urls("store", "live=lake:///data/a", &[], file.stores, self.store)?,
+            sinks: config::urls(
                 "sink",
                 "dr=http://host:7402",
                 &["http", "https"],
@@ -309,19 +297,8 @@ impl Config {
         )?;
         lasts("grace", self.grace, Duration::ZERO, SPAN_MAX)?;
         self.tls.check(self.listen)?;
-        for (name, url) in &self.sinks {
-            let shown = config::without_secrets(url);
-            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-            let authority = self.sink_tls.authority(scheme, "tls_ca");
-            let authority = authority.with_context(|| format!("sink {name} ({shown})"))?;
-            // Whoever names an authority does not mean to send rows in the clear.
-            if authority.is_none() && self.sink_tls.ca.is_some() && !self.tls.insecure {
-                return Err(Error::config(format!(
-                    "sink {name} ({shown}): tls_ca is set, and this URL would be spoken to in the clear; write https, or say insecure = true if \
-                     that is meant"
-                )));
-            }
-        }
+        self.sink_tls
+            .check("sink", &self.sinks, "tls_ca", self.tls.insecure)?;
         Ok(())
     }
 
@@ -330,14 +307,6 @@ impl Config {
     /// # Errors
     /// `Config` if a path is no text.
     pub fn to_toml(&self) -> Result<String> {
-        let urls = |urls: &BTreeMap<String, String>| {
-            let shown = |url: &String| UrlSettings {
-                url: config::without_secrets(url),
-            };
-            urls.iter()
-                .map(|(name, url)| (name.clone(), shown(url)))
-                .collect()
-        };
         let shown = Settings {
             listen: Some(self.listen),
             metrics_listen: self.metrics_listen,
@@ -368,8 +337,8 @@ impl Config {
             log_format: Some(self.log_format),
             store: Vec::new(),
             sink: Vec::new(),
-            stores: urls(&self.stores),
-            sinks: urls(&self.sinks),
+            stores: config::shown_urls(&self.stores),
+            sinks: config::shown_urls(&self.sinks),
         };
         toml::to_string(&shown).or_error(Kind::Config, "configuration")
     }

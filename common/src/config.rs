@@ -239,6 +239,23 @@ impl FromStr for NamedUrl {
     }
 }
 
+/// `[stores.NAME]`, `[sinks.NAME]` and `[sources.NAME]` of a file.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct UrlSettings {
+    /// Where it is.
+    pub url: String,
+}
+
+/// The URLs by name as a file has them, without secrets.
+pub fn shown_urls(urls: &BTreeMap<String, String>) -> BTreeMap<String, UrlSettings> {
+    let shown = |url: &String| UrlSettings {
+        url: without_secrets(url),
+    };
+    let urls = urls.iter();
+    urls.map(|(name, url)| (name.clone(), shown(url))).collect()
+}
+
 /// The URLs of a kind of thing by name: those of flags or environment over those of the file.
 ///
 /// # Errors
@@ -247,11 +264,12 @@ pub fn urls(
     what: &str,
     example: &str,
     schemes: &[&str],
-    file: impl IntoIterator<Item = (String, String)>,
+    file: BTreeMap<String, UrlSettings>,
     flags: Vec<NamedUrl>,
 ) -> Result<BTreeMap<String, String>> {
     let (name, url) = example.split_once('=').unwrap_or(("name", example));
-    let mut urls: BTreeMap<String, String> = file.into_iter().collect();
+    let file = file.into_iter().map(|(name, named)| (name, named.url));
+    let mut urls: BTreeMap<String, String> = file.collect();
     for flag in flags {
         if flag.name.is_empty() {
             return Err(Error::config(format!(
@@ -381,8 +399,9 @@ mod tests {
 
     #[test]
     fn urls_of_flags_stand_over_those_of_the_file_and_each_must_be_one() {
-        let file = || [("live".to_owned(), "lake:///file".to_owned())];
-        let read = |file: Vec<(String, String)>, flags: &[&str]| {
+        let url = "lake:///file".to_owned();
+        let file = || [("live".to_owned(), UrlSettings { url: url.clone() })];
+        let read = |file: BTreeMap<String, UrlSettings>, flags: &[&str]| {
             let flags = flags.iter().map(|flag| flag.parse().unwrap()).collect();
             urls(
                 "store",
@@ -414,11 +433,11 @@ mod tests {
             ("x=ftp://hunter2@host/", "stores.x.url begins with ftp:"),
         ];
         for (flag, expected) in cases {
-            let error = read(Vec::new(), &[flag]).unwrap_err().to_string();
+            let error = read(BTreeMap::new(), &[flag]).unwrap_err().to_string();
             assert!(error.contains(expected), "{flag}: {error}");
             assert!(!error.contains("hunter2"), "{flag}: {error}");
         }
-        let error = read(Vec::new(), &[]).unwrap_err().to_string();
+        let error = read(BTreeMap::new(), &[]).unwrap_err().to_string();
         assert!(
             error.contains("no store is named; add [stores.live] with url = \"lake:///data/a\""),
             "{error}"

@@ -7,78 +7,56 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The identity of a run: a random UUID, made once by the source and never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RunId(uuid::Uuid);
+macro_rules! random_id {
+    ($(#[$doc:meta])* $Id:ident, $wrong:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $Id(uuid::Uuid);
+
+        impl $Id {
+            /// A new random id.
+            pub fn random() -> $Id {
+                $Id(uuid::Uuid::new_v4())
+            }
+
+            /// The id with these 128 bits, for tests that need the same ids every time.
+            pub const fn from_u128(bits: u128) -> $Id {
+                $Id(uuid::Uuid::from_u128(bits))
+            }
+        }
+
+        impl fmt::Display for $Id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0.hyphenated())
+            }
+        }
+
+        impl FromStr for $Id {
+            type Err = Error;
+
+            fn from_str(text: &str) -> Result<$Id> {
+                let id = uuid::Uuid::parse_str(text);
+                id.map($Id).map_err(|_| Error::config(format!($wrong, text)))
+            }
+        }
+    };
+}
+
+random_id! {
+    /// The identity of a run: a random UUID, made once by the source and never used again.
+    RunId, "'{}' is not a run id; `strait runs list` shows them"
+}
+
+random_id! {
+    /// The identity of a group: a random UUID.
+    GroupId, "'{}' is not the id of a group; `strait groups list` shows them"
+}
 
 impl RunId {
-    /// A new random id.
-    pub fn random() -> RunId {
-        RunId(uuid::Uuid::new_v4())
-    }
-
-    /// The id with these 128 bits, for tests that need the same ids every time.
-    pub const fn from_u128(bits: u128) -> RunId {
-        RunId(uuid::Uuid::from_u128(bits))
-    }
-
     /// The first eight hex digits, enough for a person to tell runs apart.
     pub fn short(&self) -> String {
         self.0.simple().to_string()[..8].to_owned()
-    }
-}
-
-impl fmt::Display for RunId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.hyphenated())
-    }
-}
-
-impl FromStr for RunId {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<RunId> {
-        uuid::Uuid::parse_str(text).map(RunId).map_err(|_| {
-            Error::config(format!(
-                "'{text}' is not a run id; `strait runs list` shows them"
-            ))
-        })
-    }
-}
-
-/// The identity of a group: a random UUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct GroupId(uuid::Uuid);
-
-impl GroupId {
-    /// A new random id.
-    pub fn random() -> GroupId {
-        GroupId(uuid::Uuid::new_v4())
-    }
-
-    /// The id with these 128 bits, for tests that need the same ids every time.
-    pub const fn from_u128(bits: u128) -> GroupId {
-        GroupId(uuid::Uuid::from_u128(bits))
-    }
-}
-
-impl fmt::Display for GroupId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.hyphenated())
-    }
-}
-
-impl FromStr for GroupId {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<GroupId> {
-        uuid::Uuid::parse_str(text).map(GroupId).map_err(|_| {
-            Error::config(format!(
-                "'{text}' is not the id of a group; `strait groups list` shows them"
-            ))
-        })
     }
 }
 

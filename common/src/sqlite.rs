@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Params, Row};
 
 use crate::{Error, Kind, OrError, Result};
 
@@ -43,6 +43,23 @@ impl<T> Said<T> for rusqlite::Result<T> {
     fn found(self, store: &str) -> Result<T> {
         self.map_err(|error| of_sqlite(error, "read", store))
     }
+}
+
+/// All rows of a query, each read by `read`.
+///
+/// # Errors
+/// As [`Said::found`]; what `read` says.
+pub fn rows<T>(
+    db: &Connection,
+    store: &str,
+    sql: &str,
+    values: impl Params,
+    read: fn(&Row<'_>) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut statement = db.prepare_cached(sql).found(store)?;
+    let rows = statement.query_map(values, |row| Ok(read(row)));
+    let rows = rows.found(store)?;
+    rows.map(|row| row.found(store)?).collect()
 }
 
 fn of_sqlite(error: rusqlite::Error, act: &str, store: &str) -> Error {

@@ -3,6 +3,7 @@
 //! An agent has one identity, which it shows to whoever connects and to whomever it connects to. Whom it trusts is said apart for each
 //! direction, and never by the system's list of authorities: these are private networks.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,8 @@ use tonic::transport::{
     Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig,
 };
 
-use crate::{Error, Kind, OrError, Result};
+use crate::config::without_secrets;
+use crate::{Context, Error, Kind, OrError, Result};
 
 /// Who one is: a certificate with what stands between it and its authority, and its private key, both PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +141,33 @@ impl Dialling {
                 "an https URL, and no {ca_key} with the certificate of the authority to trust"
             ))),
         }
+    }
+
+    /// Refuses URLs by name, of what is called `what`, that an operator cannot have meant. `ca_key` is what names the authority; `insecure` says that speech in the clear is
+    /// meant.
+    ///
+    /// # Errors
+    /// As [`authority`](Dialling::authority); `Config` if an authority is named and a URL would be spoken to in the clear.
+    pub fn check(
+        &self,
+        what: &str,
+        urls: &BTreeMap<String, String>,
+        ca_key: &str,
+        insecure: bool,
+    ) -> Result<()> {
+        for (name, url) in urls {
+            let who = || format!("{what} {name} ({})", without_secrets(url));
+            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+            let authority = self.authority(scheme, ca_key).with_context(who)?;
+            // Whoever names an authority does not mean to be heard by everybody.
+            if authority.is_none() && self.ca.is_some() && !insecure {
+                return Err(Error::config(format!(
+                    "{}: {ca_key} is set, and this URL would be spoken to in the clear; write https, or say insecure = true if that is meant",
+                    who()
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// A connection that opens when it is first used, with TLS if its URL says https.

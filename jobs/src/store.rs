@@ -99,7 +99,7 @@ impl JobStore {
     /// `Corrupt` if what is stored cannot be read.
     pub fn jobs(&self) -> Result<Vec<JobRow>> {
         let sql = "SELECT name, file, enabled, cursor, applied_at FROM jobs ORDER BY name";
-        all(self, sql, [], job_row)
+        sqlite::rows(&self.db, &self.name, sql, [], job_row)
     }
 
     /// Removes a job and its history; its runs stay.
@@ -167,20 +167,8 @@ impl JobStore {
             "SELECT {START_COLUMNS} FROM starts WHERE job = ?1 AND (state IN ('due', 'running', 'attached') OR at IN \
              (SELECT at FROM starts WHERE job = ?1 ORDER BY at DESC LIMIT ?2)) ORDER BY at DESC"
         );
-        all(self, &sql, params![job, limit], start_row)
+        sqlite::rows(&self.db, &self.name, &sql, params![job, limit], start_row)
     }
-}
-
-fn all<T>(
-    store: &JobStore,
-    sql: &str,
-    values: impl rusqlite::Params,
-    read: fn(&Row<'_>) -> Result<T>,
-) -> Result<Vec<T>> {
-    let mut statement = store.db.prepare_cached(sql).found(&store.name)?;
-    let rows = statement.query_map(values, |row| Ok(read(row)));
-    let rows = rows.found(&store.name)?;
-    rows.map(|row| row.found(&store.name)?).collect()
 }
 
 fn job_row(row: &Row<'_>) -> Result<JobRow> {

@@ -10,10 +10,10 @@ use strait_proto::v1;
 
 use super::Operators;
 use crate::answers::Answers;
-use crate::group;
+use crate::group::{self, LiveGroup};
 use crate::plan;
 use crate::runner::Limits;
-use crate::runs::GroupRow;
+use crate::runs::{GroupRow, Status};
 
 /// How often a watched group is looked at: each of its runs is.
 const WATCH_INTERVAL: Duration = Duration::from_millis(400);
@@ -85,7 +85,8 @@ impl Operators {
                     .unwrap_or_default(),
             });
         }
-        let outcome = match group.status.is_active() {
+        // Of what goes on, or is done, there is nothing to tell.
+        let outcome = match group.status.is_active() || group.status == Status::Done {
             true => None,
             false => group::outcome(&self.0, group.id).await?,
         };
@@ -143,20 +144,12 @@ impl Operators {
         }
     }
 
-    pub(super) async fn do_cancel_group(&self, id: &str) -> Result<v1::Group> {
+    /// Stops a group, if it is under way.
+    pub(super) async fn do_stop_group(&self, id: &str, stop: fn(&LiveGroup)) -> Result<v1::Group> {
         let group = self.find_group(id).await?;
         if let Some(live) = self.0.live_group(group.id) {
-            live.cancel();
+            stop(&live);
             // Whoever asks hears how it stands, even where it takes longer.
-            let _ = tokio::time::timeout(STOP_WAIT_MAX, live.over()).await;
-        }
-        self.do_get_group(&group.id.to_string()).await
-    }
-
-    pub(super) async fn do_pause_group(&self, id: &str) -> Result<v1::Group> {
-        let group = self.find_group(id).await?;
-        if let Some(live) = self.0.live_group(group.id) {
-            live.pause();
             let _ = tokio::time::timeout(STOP_WAIT_MAX, live.over()).await;
         }
         self.do_get_group(&group.id.to_string()).await

@@ -149,10 +149,9 @@ impl Attempt {
         let chunks = source
             .chunks(&self.table, &described.levels, Some(key))
             .await?;
-        let Some(partition) = chunks.into_values().find(|chunk| chunk.key == *key) else {
+        let Some(mut partition) = chunks.into_values().find(|chunk| chunk.key == *key) else {
             return Ok(None);
         };
-        let mut partition = partition;
         let mut sum = Digest::default();
         if read {
             let mut rows = 0;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{
-    Begun, Disposition, Division, DivisionKind, Outcome, Position, Store, Table,
+    Begun, Disposition, Division, DivisionKind, Outcome, Position, Prepared, Store, Table,
 };
 use strait_common::ids::TableName;
 use strait_common::{Error, Kind, Result};
@@ -62,6 +62,11 @@ fn dead() -> Error {
 struct World {
     standin: Arc<StandIn>,
     directory: tempfile::TempDir,
+}
+
+async fn prepared(store: &Store, table: &Table) -> Prepared {
+    let prepared = store.sink.prepare(&table.name, table, false).await;
+    prepared.unwrap()
 }
 
 impl World {
@@ -634,13 +639,7 @@ async fn rows_that_no_run_has_put_there_are_foreign() {
     let world = World::new().await;
     let (store, _) = world.process();
     let ticks = table(true).unwrap();
-    let prepare = async || {
-        store
-            .sink
-            .prepare(&ticks.name, &ticks, false)
-            .await
-            .unwrap()
-    };
+    let prepare = async || prepared(&store, &ticks).await;
     prepare().await;
     let mut lease = world.cluster().connect().await.unwrap();
     let add = "addValuePartitions(database(\"dfs://suite\"), [2024.10.04], 0); addValuePartitions(database(\"dfs://suite\"), [\"IBM\"], 1)";
@@ -823,13 +822,7 @@ async fn a_table_with_a_key_is_replaced_and_never_appended_to() {
     let world = World::new().await;
     let (store, _) = world.process();
     let ticks = table(true).unwrap();
-    let prepare = async || {
-        store
-            .sink
-            .prepare(&ticks.name, &ticks, false)
-            .await
-            .unwrap()
-    };
+    let prepare = async || prepared(&store, &ticks).await;
     prepare().await;
     assert!(prepare().await.notes.is_empty());
     let key = |columns: &[&str]| {
