@@ -2,7 +2,8 @@
 //!
 //! What a source agent has been asked to begin it goes on with by itself: here it is only begun, waited for and stopped. Every question can be asked again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +17,7 @@ use strait_jobs::{Groups, Limits};
 use strait_proto::v1;
 use strait_proto::v1::control_client::ControlClient;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
 
@@ -25,7 +27,9 @@ use crate::settings::Config;
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// How long a source agent may be out of reach before a group of its counts as failed for now; the job's own tries follow.
 const AWAY_MAX: Duration = Duration::from_secs(600);
-/// Between two questions to a source agent that does not answer. Its end is in [`AWAY_MAX`].
+/// How long a group is asked to pause whose source agent is out of reach, unless it is to go on before: it goes on by itself when its agent is back.
+const PAUSE_MAX: Duration = Duration::from_hours(24);
+/// Between two questions to a source agent that does not answer. Its end is in [`AWAY_MAX`] or [`PAUSE_MAX`].
 const ASK_AGAIN: Backoff = Backoff {
     first: Duration::from_millis(500),
     most: Duration::from_secs(15),
@@ -36,8 +40,19 @@ const ASK_AGAIN: Backoff = Backoff {
 #[derive(Debug)]
 pub struct FarGroups {
     sources: BTreeMap<String, Far>,
+    /// Groups that are to pause, and whose agents have not said that they do.
+    pausing: Pausing,
     shutdown: Shutdown,
     tasks: TaskTracker,
+}
+
+/// What ends each question.
+type Pausing = Arc<Mutex<HashMap<GroupId, CancellationToken>>>;
+
+fn lock(
+    pausing: &Mutex<HashMap<GroupId, CancellationToken>>,
+) -> MutexGuard<'_, HashMap<GroupId, CancellationToken>> {
+    pausing.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +91,7 @@ impl FarGroups {
         }
         Ok(FarGroups {
             sources,
+            pausing: Pausing::default(),
             shutdown,
             tasks,
         })
@@ -145,6 +161,34 @@ impl Far {
     }
 }
 
+impl Far {
+    /// Asks until it is heard.
+    async fn pause(&self, id: GroupId, shutdown: &Shutdown) {
+        let begun = Instant::now();
+        let mut tries = 0;
+        loop {
+            let mut client = self.client.clone();
+            let request = v1::GetGroupRequest { id: id.to_string() };
+            let asked = client.pause_group(request);
+            let Err(error) = self.answer("pause a group", asked).await else {
+                return;
+            };
+            // One that answers may not know the group yet.
+            let most = match error.kind() {
+                Kind::Unavailable => PAUSE_MAX,
+                _ => AWAY_MAX,
+            };
+            if begun.elapsed() > most {
+                tracing::error!(group = %id, %error, "the deadline is over, and the group could not be paused");
+                return;
+            }
+            if !may_ask_again(shutdown, &mut tries).await {
+                return;
+            }
+        }
+    }
+}
+
 /// Waits before the same is asked once more; false if this agent stops.
 async fn may_ask_again(shutdown: &Shutdown, tries: &mut u32) -> bool {
     let wait = ASK_AGAIN.step(*tries, 0.5);
@@ -191,6 +235,11 @@ impl Groups for FarGroups {
 
     async fn begin(&self, source: &str, request: v1::StartGroupRequest, again: bool) -> Result<()> {
         let far = self.far(source)?;
+        if let Ok(id) = request.id.parse()
+            && let Some(asking) = lock(&self.pausing).remove(&id)
+        {
+            asking.cancel();
+        }
         let mut client = far.client.clone();
         let begin = async {
             let id = request.id.clone();
@@ -249,25 +298,17 @@ impl Groups for FarGroups {
         let Ok(far) = self.far(source).cloned() else {
             return;
         };
-        let shutdown = self.shutdown.clone();
+        let asking = CancellationToken::new();
+        if let Some(before) = lock(&self.pausing).insert(id, asking.clone()) {
+            before.cancel();
+        }
+        let (shutdown, pausing) = (self.shutdown.clone(), Arc::clone(&self.pausing));
         self.tasks.spawn(async move {
-            let begun = Instant::now();
-            let mut tries = 0;
-            loop {
-                let mut client = far.client.clone();
-                let request = v1::GetGroupRequest { id: id.to_string() };
-                let asked = client.pause_group(request);
-                let Err(error) = far.answer("pause a group", asked).await else {
-                    return;
-                };
-                // It may not know the group yet.
-                if begun.elapsed() > AWAY_MAX {
-                    tracing::error!(group = %id, %error, "the deadline is over, and the group could not be paused");
-                    return;
+            tokio::select! {
+                () = far.pause(id, &shutdown) => {
+                    lock(&pausing).remove(&id);
                 }
-                if !may_ask_again(&shutdown, &mut tries).await {
-                    return;
-                }
+                () = asking.cancelled() => {}
             }
         });
     }

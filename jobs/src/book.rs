@@ -298,6 +298,8 @@ pub struct Book {
     until: Option<i64>,
     /// It was asked to stop.
     stopping: bool,
+    /// Starts whose last try ended because somebody was out of reach: their groups may go on by themselves.
+    astray: BTreeSet<i64>,
     changed: BTreeSet<i64>,
     removed: BTreeSet<i64>,
 }
@@ -330,9 +332,14 @@ impl Book {
             starts: starts.into_iter().map(|start| (start.at, start)).collect(),
             until: None,
             stopping: false,
+            astray: BTreeSet::new(),
             changed: BTreeSet::new(),
             removed: BTreeSet::new(),
         };
+        // How their last tries ended was not written down.
+        let left = book.starts.values();
+        let left = left.filter(|start| start.state == State::Due && start.group.is_some());
+        book.astray = left.map(|start| start.at).collect();
         if let Some(at) = book
             .running()
             .filter(|start| !start.manual)
@@ -437,6 +444,7 @@ impl Book {
             self.stopping = true;
             acts.push(Act::Pause { group });
         }
+        self.pause_astray(now, &mut acts);
         if self.running().is_none() {
             acts.extend(self.begin(now, group));
         }
@@ -527,6 +535,9 @@ impl Book {
                 settle(&mut start, State::Partial, now);
             }
             How::Partial { temporary } | How::Failed { temporary } => {
+                if temporary {
+                    self.astray.insert(at);
+                }
                 let last = match ended.how {
                     How::Partial { .. } => State::Partial,
                     _ => State::Failed,
@@ -721,6 +732,21 @@ impl Book {
         }
     }
 
+    /// The window ends for groups, too, that go on although their start waits for its next try.
+    fn pause_astray(&mut self, now: i64, acts: &mut Vec<Act>) {
+        if self.is_open_at(now) {
+            return;
+        }
+        for at in std::mem::take(&mut self.astray) {
+            let start = self.starts.get(&at);
+            let left = start.filter(|start| start.state == State::Due);
+            acts.extend(
+                left.and_then(|start| start.group)
+                    .map(|group| Act::Pause { group }),
+            );
+        }
+    }
+
     /// No more is owed than can be caught up with.
     fn give_up_the_oldest(&mut self, now: i64, acts: &mut Vec<Act>) {
         let due = self
@@ -764,6 +790,7 @@ impl Book {
         if start.began_at == 0 {
             start.began_at = now;
         }
+        self.astray.remove(&at);
         let act = match start.group {
             Some(group) => {
                 let nows = self.nows_of(at);

@@ -393,6 +393,33 @@ fn a_deadline_stops_softly_and_the_next_night_goes_on_from_there() {
     assert_eq!(world.begun.len(), 1);
 }
 
+/// Its agent is out of reach, and may be back after the deadline with the group under way.
+#[test]
+fn a_deadline_holds_for_a_group_that_nobody_has_seen_the_end_of() {
+    let rules = Rules {
+        deadline: Some("06:00".parse().unwrap()),
+        ..rules("daily at 22:30")
+    };
+    let mut world = World::new(rules, "2026-11-01 12:00");
+    world.tick(at("2026-11-01 22:30"));
+    world.ends(DOWN, "2026-11-02 05:59");
+    assert_eq!(world.paused, 0, "the window is open");
+    world.until("2026-11-02 06:00", "2026-11-02 12:00");
+    assert_eq!(world.paused, 1, "asked once");
+    // Whoever restarts does not know whether it was asked.
+    world.restart();
+    world.until("2026-11-02 12:01", "2026-11-02 22:29");
+    assert_eq!(world.paused, 2);
+    world.until("2026-11-02 22:30", "2026-11-02 22:30");
+    assert_eq!(world.gone_on, ["11-01 22:30"]);
+    // It runs until the next deadline, and says itself that it was stopped.
+    world.until("2026-11-02 22:31", "2026-11-03 06:00");
+    assert_eq!(world.paused, 3);
+    world.ends(How::Paused, "2026-11-03 06:01");
+    world.until("2026-11-03 06:01", "2026-11-03 12:00");
+    assert_eq!(world.paused, 3, "nobody need say it again");
+}
+
 #[test]
 fn an_agent_that_is_back_within_the_window_runs_and_one_that_is_late_waits() {
     for (up, begun) in [("2026-11-02 03:00", 1), ("2026-11-02 07:00", 0)] {

@@ -139,24 +139,63 @@ async fn what_a_job_beside_b_cannot_do_is_said_when_it_is_applied() {
     assert_eq!(none.code(), tonic::Code::Unimplemented);
 }
 
+/// A group that its source agent goes on with by itself, after it was away at the deadline, and the same once more in the next window.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_far_away_is_limited_paused_and_gone_on_with() {
-    let lakes = Lakes::filled(DAYS, 4000).await;
-    let far = Far::start(lakes).await;
-    let settings = Settings {
-        store: vec!["b=lake:///nowhere".parse().expect("a store")],
-        source: vec![
-            format!("main={}", far.source.url())
-                .parse()
-                .expect("a source"),
-        ],
-        ..Settings::default()
-    };
-    let config = settings.over(Settings::default()).expect("a configuration");
+async fn a_group_whose_agent_was_away_is_paused_when_it_is_back_unless_it_is_to_go_on() {
+    let far = Far::start(Lakes::filled(DAYS, 4000).await).await;
     let (shutdown, tasks) = (Shutdown::new(), TaskTracker::new());
-    let groups = FarGroups::new(&config, shutdown.clone(), tasks).expect("the groups");
+    let groups = groups_of(&far.source.url(), &shutdown, tasks.clone());
     let id = GroupId::random();
-    let request = |bandwidth_max| v1::StartGroupRequest {
+    let slowly = || request(id, 4 << 10);
+    groups.begin("", slowly(), false).await.expect("begun");
+    let far = far.restart_source(Duration::from_secs(1)).await;
+    let away = far.source.address();
+    let control = |source: &SourceAgent| source.operator().control;
+    let group = async |source: &SourceAgent| {
+        let request = v1::GetGroupRequest { id: id.to_string() };
+        let group = control(source).get_group(request).await;
+        group.expect("the group").into_inner()
+    };
+    eventually("it goes on by itself", async || {
+        (group(&far.source).await.status == "running").then_some(())
+    })
+    .await;
+    let address = far.source.address();
+    assert_eq!(address, away);
+    let Far {
+        lakes,
+        sink,
+        source,
+    } = far;
+    source.crash().await;
+    groups.pause("", id);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let at = |config: &mut strait_tests::agents::SourceConfig| config.listen = address;
+    let source = SourceAgent::start_with(&lakes, &sink.url(), at).await;
+    eventually("and is paused when its agent is back", async || {
+        (group(&source).await.status == "paused").then_some(())
+    })
+    .await;
+    // Asked to pause while nobody hears it, and then to go on.
+    source.crash().await;
+    groups.pause("", id);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let at = |config: &mut strait_tests::agents::SourceConfig| config.listen = address;
+    let source = SourceAgent::start_with(&lakes, &sink.url(), at).await;
+    eventually("it goes on", async || {
+        groups.begin("", slowly(), true).await.ok()
+    })
+    .await;
+    // Longer than between two questions.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(group(&source).await.status, "running");
+    shutdown.drain();
+    tasks.close();
+    tasks.wait().await;
+}
+
+fn request(id: GroupId, bandwidth_max: u64) -> v1::StartGroupRequest {
+    v1::StartGroupRequest {
         id: id.to_string(),
         now: Some(1_000_000_000),
         run: Some(v1::StartRunRequest {
@@ -165,7 +204,27 @@ async fn a_group_far_away_is_limited_paused_and_gone_on_with() {
             ..v1::StartRunRequest::default()
         }),
         ..v1::StartGroupRequest::default()
+    }
+}
+
+fn groups_of(source: &str, shutdown: &Shutdown, tasks: TaskTracker) -> FarGroups {
+    let settings = Settings {
+        store: vec!["b=lake:///nowhere".parse().expect("a store")],
+        source: vec![format!("main={source}").parse().expect("a source")],
+        ..Settings::default()
     };
+    let config = settings.over(Settings::default()).expect("a configuration");
+    FarGroups::new(&config, shutdown.clone(), tasks).expect("the groups")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_far_away_is_limited_paused_and_gone_on_with() {
+    let lakes = Lakes::filled(DAYS, 4000).await;
+    let far = Far::start(lakes).await;
+    let (shutdown, tasks) = (Shutdown::new(), TaskTracker::new());
+    let groups = groups_of(&far.source.url(), &shutdown, tasks);
+    let id = GroupId::random();
+    let request = |bandwidth_max| request(id, bandwidth_max);
     groups
         .check("", &request(4 << 10))
         .await
