@@ -8,7 +8,7 @@ use futures::StreamExt;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::DigestId;
-use strait_common::engine::{Holding, Partition, Receipt, Store, Table};
+use strait_common::engine::{Holding, Partition, Receipt, Store, StoreSums, Table};
 use strait_common::fingerprint::{Fingerprint, Reading, is_its_own};
 use strait_common::key::PartitionKey;
 use strait_common::patience::{patient_stream, within};
@@ -38,6 +38,8 @@ pub struct Readback {
     pub keys: Vec<PartitionKey>,
     /// Whether the ledger alone answers.
     pub receipts_only: bool,
+    /// Whether the store's own sums are asked for, and nothing is read.
+    pub sums: bool,
     /// What reading takes its lease from.
     pub budget: Budget,
     /// Where digests are computed.
@@ -79,6 +81,9 @@ impl Readback {
         let table = self.store.source.describe(&self.wanted.name).await?;
         let selection = self.resolve(&table)?;
         if table.divisions != self.wanted.divisions {
+            if self.sums {
+                return Ok(());
+            }
             let keys = wanted.iter().cloned().collect();
             for (key, stored) in self.apart(&table, &selection, keys).await? {
                 let answer = answer(&key, newest(&key));
@@ -106,6 +111,19 @@ impl Readback {
         let whole = Arc::new(vec![PartitionKey::default()]);
         for key in keys {
             let mut answer = answer(key, newest(key));
+            if self.sums {
+                if let Some(partition) = partitions.get(key)
+                    && let Some(found) = self.sums_of(&table, &selection, partition).await?
+                {
+                    answer.rows = Some(found.rows);
+                    answer.sums = Some(v1::StoreSums {
+                        kind: found.kind,
+                        sums: found.sums,
+                    });
+                }
+                reply(replies, answer).await?;
+                continue;
+            }
             let stored = match partitions.get(key) {
                 Some(partition) => {
                     answer.version = Some(partition.version.0.clone());
@@ -117,6 +135,20 @@ impl Readback {
             reply(replies, with(answer, stored)?).await?;
         }
         Ok(())
+    }
+
+    /// What the store computes by itself of a partition; none if it cannot just now: it is read then.
+    async fn sums_of(
+        &self,
+        table: &Table,
+        selection: &Selection,
+        partition: &Partition,
+    ) -> Result<Option<StoreSums>> {
+        let sums = self.store.source.sums(&table.name, selection, partition);
+        match sums.await {
+            Err(error) if is_its_own(error.kind()) => Ok(None),
+            found => found,
+        }
     }
 
     /// What B has of the selected partitions, in pages, the last of which says so.

@@ -296,6 +296,7 @@ impl Shared {
             name: id.table.clone(),
             schema: Arc::clone(&schema),
             divisions: Vec::new(),
+            recipe: None,
         };
         let shape = open.files_shape.as_deref();
         let takes_files = takes_files(store, &id.table, &wanted, shape).await?;
@@ -393,6 +394,7 @@ impl Shared {
         let read = Readback {
             keys: keys.collect::<Result<_>>()?,
             receipts_only: request.receipts_only,
+            sums: request.sums,
             ..self.readback(
                 request.target,
                 request.selection,
@@ -502,6 +504,7 @@ impl Shared {
             digest_id: DigestId(digest_id),
             keys: Vec::new(),
             receipts_only: false,
+            sums: false,
             budget: self.budget.for_stream(),
             cpu: self.cpu.clone(),
             engine_timeout: self.engine_timeout,

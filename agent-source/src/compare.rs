@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use strait_common::digest::Digest;
-use strait_common::engine::{Division, Partition, Receipt, Source, Version};
+use strait_common::engine::{Division, Partition, Receipt, Source, StoreSums, Version};
 use strait_common::fingerprint::{Fingerprint, Reading};
 use strait_common::ids::TableName;
 use strait_common::selection::Selection;
@@ -76,6 +76,7 @@ impl Sides<'_> {
             keys,
             receipts_only,
             peer_timeout_ms: 0,
+            sums: false,
         })
     }
 
@@ -126,6 +127,43 @@ impl Sides<'_> {
             stored.insert(reply.key, stored_here);
         }
         Ok(stored)
+    }
+
+    /// Those of some partitions of which both stores compute the same by themselves, with their rows. Empty where A's store computes nothing; then B is not asked.
+    ///
+    /// # Errors
+    /// What either side says; `Unavailable` if the sink cannot be reached.
+    pub async fn equal_by_sums(&self, partitions: &[Partition]) -> Result<HashMap<String, u64>> {
+        let mut ours = HashMap::new();
+        for partition in partitions {
+            let sums = self.source.sums(self.table, self.selection, partition);
+            if let Some(sums) = sums.await? {
+                ours.insert(partition.key.to_string(), sums);
+            }
+        }
+        let mut equal = HashMap::new();
+        if ours.is_empty() {
+            return Ok(equal);
+        }
+        let request = v1::DigestRequest {
+            sums: true,
+            ..self.digest_request(ours.keys().cloned().collect(), false)?
+        };
+        let mut replies = self.link.digests(request).await?;
+        while let Some((reply, _)) = replies.next().await? {
+            let (Some(rows), Some(theirs)) = (reply.rows, reply.sums) else {
+                continue;
+            };
+            let theirs = StoreSums {
+                kind: theirs.kind,
+                rows,
+                sums: theirs.sums,
+            };
+            if ours.get(&reply.key) == Some(&theirs) {
+                equal.insert(reply.key, rows);
+            }
+        }
+        Ok(equal)
     }
 
     /// Rows and digest of a partition at A, read now.

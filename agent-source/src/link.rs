@@ -118,7 +118,7 @@ impl Link {
             release: RELEASE.to_owned(),
             target: Some(target(&spec.to)),
             narrow: spec.narrow.clone(),
-            shape: Some(wire::shape(&wanted.schema, &wanted.divisions)?),
+            shape: Some(wire::shape_to_make(wanted)?),
             dry_run,
             window_frames: window.frames,
             frame_bytes_max: window.frame_bytes_max,

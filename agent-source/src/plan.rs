@@ -115,6 +115,7 @@ async fn resolve(agent: &Agent, spec: Spec, mode: Mode, now: i64) -> Result<Reso
         name: spec.to.table.clone(),
         schema,
         divisions: table.divisions.clone(),
+        recipe: table.recipe.clone(),
     };
     let job = Job {
         resolved: selection.text(),

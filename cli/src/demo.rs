@@ -173,7 +173,7 @@ async fn replicate(
         watch::show(&connection, output, &run, false).await?
     };
     let compared = Instant::now();
-    let verification = verify::verify(&connection, selectors).await?;
+    let verification = verify::verify(&connection, selectors, verify::By::Digests).await?;
     output.print(&verify::text(&verification));
     let progress = run.progress.clone().unwrap_or_default();
     let (source_peak, sink_peak) = (source.peak_memory_bytes(), sink.peak_memory_bytes());

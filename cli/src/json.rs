@@ -255,6 +255,8 @@ pub(crate) struct Verification {
     pub(crate) status: &'static str,
     pub(crate) partitions: u64,
     pub(crate) equal: u64,
+    /// Of the equal ones: those that the stores' own checksums alone say so of.
+    pub(crate) equal_by_sums: u64,
     /// A is at the receipt's version, and B holds something else.
     pub(crate) differs: u64,
     /// A has moved on since the receipt, or was never copied.

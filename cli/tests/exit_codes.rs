@@ -499,6 +499,7 @@ async fn the_fields_of_json_are_the_documented_ones() {
             ("status", Is::Text),
             ("partitions", Is::Number),
             ("equal", Is::Number),
+            ("equal_by_sums", Is::Number),
             ("differs", Is::Number),
             ("behind", Is::Number),
             ("extra", Is::Number),

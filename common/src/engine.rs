@@ -56,7 +56,13 @@ pub struct Table {
     pub schema: SchemaRef,
     /// The levels of its division, outermost first; none for a table without partitions.
     pub divisions: Vec<Division>,
+    /// How its engine would make it anew, in the engine's own words: what its division, columns and their types do not tell. At most [`RECIPE_BYTES_MAX`] bytes.
+    /// Stores keep it with the table, so that it comes back to its engine on any way; an engine that does not know the words makes the table without it.
+    pub recipe: Option<String>,
 }
+
+/// The longest recipe, in bytes.
+pub const RECIPE_BYTES_MAX: usize = 256 << 10;
 
 impl Table {
     /// The same without these columns.
@@ -146,6 +152,18 @@ pub struct Batch {
     pub end: Cursor,
 }
 
+/// What a store computes of rows without giving them out. Equal ones of one kind are of equal rows as far as short checksums can tell, which is not proof; unequal
+/// ones say nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSums {
+    /// What is computed, of which types of columns, by an engine of which name. At most 64 KiB.
+    pub kind: String,
+    /// How many rows.
+    pub rows: u64,
+    /// The sums, in any order of the rows. At most 64 KiB.
+    pub sums: String,
+}
+
 /// What a reader may use.
 #[derive(Clone, Debug)]
 pub struct ReadLimits {
@@ -233,6 +251,21 @@ pub trait Source: fmt::Debug + Send + Sync {
     async fn warnings(&self, table: &TableName) -> Result<Vec<String>> {
         let _ = table;
         Ok(Vec::new())
+    }
+
+    /// What the store itself computes of the selected rows and columns of a partition as it is now, without giving them out. `None` where it computes nothing of
+    /// exactly those: then they must be read.
+    ///
+    /// # Errors
+    /// As [`describe`](Source::describe).
+    async fn sums(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+    ) -> Result<Option<StoreSums>> {
+        let _ = (table, selection, partition);
+        Ok(None)
     }
 
     /// The bytes that one open read of this table holds beside the batch that it returns.

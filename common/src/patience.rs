@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 
 use crate::engine::{
-    Batch, Cursor, Partition, PartitionFiles, ReadLimits, Source, Store, Stream, Table,
+    Batch, Cursor, Partition, PartitionFiles, ReadLimits, Source, Store, StoreSums, Stream, Table,
 };
 use crate::error::{Context, Error, Result};
 use crate::ids::TableName;
@@ -123,6 +123,16 @@ impl Source for PatientSource {
 
     async fn warnings(&self, table: &TableName) -> Result<Vec<String>> {
         within(self.timeout, "warnings", self.below.warnings(table)).await
+    }
+
+    // The store looks at all rows: how long it may take for that its own configuration says.
+    async fn sums(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+    ) -> Result<Option<StoreSums>> {
+        self.below.sums(table, selection, partition).await
     }
 
     fn read_bytes(&self, table: &Table) -> u64 {

@@ -6,7 +6,7 @@ use strait_proto::v1;
 use crate::digest::{Digest, DigestId};
 use crate::engine::{
     Confirmed, Cursor, Disposition, Division, DivisionKind, Level, Origin, Outcome, Position,
-    PositionState, Receipt, Table, Version,
+    PositionState, RECIPE_BYTES_MAX, Receipt, Table, Version,
 };
 use crate::error::{Error, Result};
 use crate::frame;
@@ -254,6 +254,18 @@ pub fn shape(schema: &SchemaRef, divisions: &[Division]) -> Result<v1::Shape> {
     Ok(v1::Shape {
         schema: frame::schema_to_bytes(schema)?,
         divisions: divisions.iter().map(division).collect(),
+        recipe: None,
+    })
+}
+
+/// The shape of rows for a table that may have to be made for them.
+///
+/// # Errors
+/// As [`shape`].
+pub fn shape_to_make(table: &Table) -> Result<v1::Shape> {
+    Ok(v1::Shape {
+        recipe: table.recipe.clone(),
+        ..shape(&table.schema, &table.divisions)?
     })
 }
 
@@ -281,6 +293,16 @@ pub fn table(name: TableName, shape: v1::Shape) -> Result<Table> {
             kind,
         })
     };
+    let recipe = shape.recipe;
+    if let Some(recipe) = recipe
+        .as_ref()
+        .filter(|recipe| recipe.len() > RECIPE_BYTES_MAX)
+    {
+        return Err(Error::corrupt(format!(
+            "a recipe of {} bytes",
+            recipe.len()
+        )));
+    }
     Ok(Table {
         name,
         schema: frame::schema_from_bytes(&shape.schema)?,
@@ -289,5 +311,6 @@ pub fn table(name: TableName, shape: v1::Shape) -> Result<Table> {
             .into_iter()
             .map(division)
             .collect::<Result<_>>()?,
+        recipe,
     })
 }

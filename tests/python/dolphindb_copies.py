@@ -174,6 +174,12 @@ def copies(checks, standin, session):
                 to_dolphindb(checks, pair, client, other)
         client.close()
         other.close()
+    with checks.section("a table that is made anew as it was"), standin() as address, standin() as to:
+        client, other = session(address), session(to)
+        with pair_of(address, to) as pair:
+            made_anew(checks, pair, client, other)
+        client.close()
+        other.close()
     with checks.section("a cluster that tells no versions"), standin("getTabletsMeta") as address:
         client = session(address)
         fill(client)
@@ -208,6 +214,8 @@ def to_lake(checks, pair, client):
     compared(checks, "the lake has what the vendor's client reads", client, pair.lake_b / "db1/mt")
     verified = pair.json("verify", "--from", "live:db1/mt", "--to", "dr:db1/mt")
     checks.check("verify finds them equal", verified["equal"] == partitions and not verified["different"], verified["equal"])
+    verified = pair.json("verify", "--from", "live:db1/mt", "--to", "dr:db1/mt", "--by", "sums")
+    checks.check("a lake computes no checksums, so both are read", (verified["equal"], verified["equal_by_sums"]) == (partitions, 0), verified)
     again = pair.sync("live:db1/mt", "dr:db1/mt")
     checks.check("another sync copies nothing", (again["partitions_done"], again["rows_sent"]) == (0, 0), again["partitions_already"])
     where = "day = '2026-11-03' and n % 1 = 0"
@@ -372,10 +380,16 @@ def to_dolphindb(checks, pair, client, other):
     checks.check("the columns have the same types at both", types[0] == types[1], types)
     verified = pair.json("verify", "--from", way[0], "--to", way[1])
     checks.check("verify finds them equal", verified["equal"] == partitions and not verified["different"], verified["equal"])
+    by_sums = ("verify", "--from", way[0], "--to", way[1], "--by", "sums")
+    verified = pair.json(*by_sums)
+    checks.check("so do the servers' own checksums, unread", verified["equal_by_sums"] == verified["equal"] == partitions, verified)
     mirror = (*way, "--mode", "mirror", "--allow-drop", 1)
     night = pair.sync(*mirror)
     checks.check("a mirror copies nothing", (night["partitions_done"], night["rows_sent"]) == (0, 0), night["rows_sent"])
     insert(client, ticks(DAYS[1], 1_000_000, 1))
+    verified = pair.json(*by_sums, codes=(16,))
+    told = (verified["equal_by_sums"], len(verified["different"]))
+    checks.check("of which one finds the row that only A has", told == (partitions - 1, 1), told)
     night = pair.sync(*mirror)
     checks.check("after one row the partition of that row is copied, and no other", night["partitions_done"] == 1, night["partitions_done"])
     same(checks, "and B has it", rows_at_server(client), rows_at_server(other))
@@ -384,6 +398,57 @@ def to_dolphindb(checks, pair, client, other):
     answer = pair.json("restore", "--from", f"file://{bundle}:db1/mt", "--to", "dr:db1/restored")
     checks.check("a backup is restored into DolphinDB", answer["status"] == "done", answer.get("message"))
     same(checks, "row for row", rows_at_server(client), rows_at_server(other, 'loadTable("dfs://db1", "restored")'))
+
+
+def making_of(client, table):
+    """How the server says that a table was made, but for the values of its divisions, which come with rows."""
+    described = client.run(f"schema({table})")
+    methods = dict(zip(described["compressMethods"]["name"], described["compressMethods"]["compressMethods"], strict=True))
+    parts = [list(part) for kind, part in zip(described["partitionTypeName"], described["partitionSchema"], strict=True) if kind == "RANGE"]
+    told = ["engineType", "keepDuplicates"]
+    listed = ["sortColumns", "partitionTypeName", "partitionColumnName"]
+    return {name: str(described[name]) for name in told} | {name: list(described[name]) for name in listed} | {"edges": parts, "compressed": methods}
+
+
+def made_anew(checks, pair, client, other):
+    with np.errstate(invalid="ignore"):
+        client.upload({"sample": ticks(DAYS[0], 0, 2)})
+    client.run(
+        'p0 = database("", VALUE, [2026.10M, 2026.11M]); p1 = database("", RANGE, [0, 3000, 9000, 20000]); '
+        'db = database("dfs://db1", COMPO, [p0, p1], , "TSDB"); '
+        'createPartitionedTable(db, sample, `mt, `day`n, dict(`at`price, `delta`zstd), `sym`n, LAST)'
+    )
+    for at, day in enumerate(DAYS):
+        insert(client, ticks(day, at * ROWS_OF_A_DAY, ROWS_OF_A_DAY))
+    way = ("live:db1/mt", "dr:db1/mt")
+    plan = pair.json("plan", "--from", way[0], "--to", way[1])
+    made = plan["created"][-1]
+    checks.check("plan says how it would be made", all(word in made for word in ("TSDB", "sym, n", "LAST", "price by zstd")), made)
+    said = " ".join(plan["notes"])
+    checks.check("and that it keeps one row of a key", "one row of each key" in said, said)
+    answer = pair.sync(*way, "--mode", "mirror")
+    checks.check("months and ranges are copied one by one", answer["partitions_done"] == 3, answer["partitions_done"])
+    made = [making_of(each, TABLE) for each in (client, other)]
+    checks.check("the table is made like A's", made[0] == made[1] and made[0]["edges"] == [[0, 3000, 9000, 20000]], made[1])
+    same(checks, "the vendor's client reads the same at both", rows_at_server(client), rows_at_server(other))
+    # Once more after a month that B's scheme has not yet, and a range after its last one.
+    client.run('addValuePartitions(database("dfs://db1"), [2026.12M], 0)')
+    client.run('addRangePartitions(database("dfs://db1"), [20000, 30000], 1)')
+    insert(client, ticks("2026-12-01", 20_500, 10))
+    night = pair.sync(*way, "--mode", "mirror")
+    checks.check("what A's scheme has got since is added at B", night["partitions_done"] == 1, night["partitions_done"])
+    same(checks, "with its rows", rows_at_server(client), rows_at_server(other))
+    bundle = pair.root / "bundle"
+    pair.json("backup", "--from", "live:db1/mt", "--to", f"file://{bundle}")
+    compared(checks, "a bundle has the same", client, bundle / "db1/mt")
+    answer = pair.json("restore", "--from", f"file://{bundle}:db1/mt", "--to", "dr:db2/mt", "--mode", "mirror")
+    again = 'loadTable("dfs://db2", "mt")'
+    checks.check("a restore makes it from the bundle alone, like A's", making_of(other, again) == making_of(client, TABLE), answer.get("message"))
+    same(checks, "with its rows, too", rows_at_server(client), rows_at_server(other, again))
+    # A database that is there decides which engine keeps a table.
+    other.run('database("dfs://plain", VALUE, [2026.11.01])')
+    refused = pair.json("plan", "--from", way[0], "--to", "dr:plain/mt", codes=range(1, 256))
+    checks.check("a database that divides otherwise is refused by name", "database plain" in str(refused), refused)
 
 
 def without_versions(checks, pair, client):
@@ -433,6 +498,8 @@ def lists_to_lists(checks, pair, client, other):
     with np.errstate(invalid="ignore"):
         other.upload({"sample": ticks(DAYS[0], 0, 2)})
     other.run('db = database("dfs://db2", LIST, (["IBM"], ["A/B", "東京", "GOOG", "MSFT"], ["AAPL", "NVDA"])); createPartitionedTable(db, sample, `mt, `sym)')
+    pair.sync(way[0], "dr:db3/mt")
+    same(checks, "where there is no such database the same lists are made", rows_at_server(client), rows_at_server(other, 'loadTable("dfs://db3", "mt")'))
     refused = pair.json("sync", "--from", way[0], "--to", "dr:db2/mt", codes=range(256))
     failed = " ".join(partition["message"] for partition in refused.get("failed", [])) + str(refused.get("message"))
     checks.check("other lists of the same number are refused, and no row is put elsewhere", refused["status"] != "done" and "list" in failed, failed[:300])

@@ -410,6 +410,7 @@ impl Operator {
     pub async fn verify_as(&self, selectors: v1::Selectors) -> Result<v1::VerifyTotals, Status> {
         let request = v1::VerifyRequest {
             selectors: Some(selectors),
+            sums: false,
         };
         let mut replies = self.control.clone().verify(request).await?.into_inner();
         while let Some(reply) = replies.message().await? {

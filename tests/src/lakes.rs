@@ -387,6 +387,7 @@ pub fn wanted() -> Table {
             column: DIVIDED_BY.to_owned(),
             kind: DivisionKind::Value,
         }],
+        recipe: None,
     }
 }
 

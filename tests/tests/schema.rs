@@ -157,6 +157,7 @@ async fn a_column_that_a_gains_is_added_refused_or_left_out() {
             columns: before.clone(),
             ..selectors()
         }),
+        sums: false,
     };
     let mut replies = operator
         .control
@@ -389,6 +390,7 @@ async fn a_table_with_no_column_in_common_is_refused() {
         name: TABLE.parse().expect("a name"),
         schema: Arc::new(Schema::new(vec![Field::new("else", DataType::Utf8, true)])),
         divisions: Vec::new(),
+        recipe: None,
     };
     b.prepare(&other.name, &other, false)
         .await

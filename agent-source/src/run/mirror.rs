@@ -423,6 +423,7 @@ mod tests {
             name: "db/t".parse().unwrap(),
             schema,
             divisions: Vec::new(),
+            recipe: None,
         };
         Overlaps::new(Selection::everything(&table.schema), &table, id)
     }

@@ -15,6 +15,17 @@ pub(crate) struct Arguments {
     pub(crate) selectors: Selectors,
     #[command(flatten)]
     several: Several,
+    /// How partitions are told to be equal
+    #[arg(long, value_enum, default_value_t = By::Digests)]
+    by: By,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum By {
+    /// Both sides are read, and the digests of all rows compared
+    Digests,
+    /// Where both stores compute the same checksums by themselves, nothing is read; the others are compared by digests
+    Sums,
 }
 
 pub(crate) async fn run(
@@ -25,7 +36,7 @@ pub(crate) async fn run(
     if arguments.several.are_asked_for(&arguments.selectors) {
         return all(connection, output, arguments).await;
     }
-    let verification = verify(connection, arguments.selectors.into()).await?;
+    let verification = verify(connection, arguments.selectors.into(), arguments.by).await?;
     output.print(&text(&verification));
     output.print_json(&verification);
     Ok(if verification.different.is_empty() {
@@ -44,7 +55,8 @@ async fn all(connection: &Connection, output: &Output, arguments: Arguments) -> 
         .await?
     {
         let (from, to) = (selectors.from.clone(), selectors.to.clone());
-        let (verification, failure) = match verify(connection, selectors.into()).await {
+        let (verification, failure) = match verify(connection, selectors.into(), arguments.by).await
+        {
             Ok(verification) => (Some(verification), None),
             Err(failure) if failure.unreachable => return Err(failure),
             Err(failure) => (None, Some(failure)),
@@ -81,9 +93,11 @@ async fn all(connection: &Connection, output: &Output, arguments: Arguments) -> 
 pub(crate) async fn verify(
     connection: &Connection,
     selectors: v1::Selectors,
+    by: By,
 ) -> Result<json::Verification> {
     let request = v1::VerifyRequest {
         selectors: Some(selectors),
+        sums: by == By::Sums,
     };
     let mut replies = connection.control().verify(request).await?.into_inner();
     let (mut totals, mut different) = (v1::VerifyTotals::default(), Vec::new());
@@ -110,6 +124,7 @@ pub(crate) async fn verify(
         status: "done",
         partitions: totals.partitions,
         equal: totals.equal,
+        equal_by_sums: totals.equal_by_sums,
         differs: totals.differs,
         behind: totals.behind,
         extra: totals.extra,
@@ -144,8 +159,12 @@ pub(crate) fn text(verification: &json::Verification) -> String {
             .collect();
         lines.push(format::table(&["partition", "result", "why"], &rows, 3));
     }
+    let by_sums = match verification.equal_by_sums {
+        0 => String::new(),
+        some => format!(" ({} by the stores' own checksums)", format::count(some)),
+    };
     lines.push(format!(
-        "{} of {} partitions equal, {} differ, {} behind, {} only at the sink\n{} rows at the source, {} at the sink",
+        "{} of {} partitions equal{by_sums}, {} differ, {} behind, {} only at the sink\n{} rows at the source, {} at the sink",
         format::count(verification.equal),
         format::count(verification.partitions),
         format::count(verification.differs),

@@ -37,6 +37,7 @@ pub(crate) async fn fill(
         name: table.clone(),
         schema: std::sync::Arc::clone(&schema),
         divisions: vec![division],
+        recipe: None,
     };
     sink.prepare(table, &wanted, false).await?;
     let claim = Claim {

@@ -145,6 +145,7 @@ pub fn table_of(divided: Option<Divided>) -> Result<Table> {
         name: table_name()?,
         schema: schema(),
         divisions: divided.map(Divided::divisions).unwrap_or_default(),
+        recipe: None,
     })
 }
 

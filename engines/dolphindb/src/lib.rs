@@ -25,14 +25,17 @@ mod object;
 mod options;
 mod publish;
 mod read_only;
+mod recipe;
 pub mod samples;
 mod scheme;
 mod script;
 pub mod served;
 mod sink;
 mod source;
+mod sums;
 mod tls;
 mod types;
+mod version;
 mod wire;
 
 pub use blocks::{BLOCK_ROWS_MIN, Blocks};

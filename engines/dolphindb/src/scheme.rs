@@ -13,6 +13,7 @@ use strait_common::value::{Value, days_of};
 use strait_common::{Context, Error, Result};
 
 use crate::object::{Column, Object};
+use crate::recipe::Marks;
 use crate::script;
 use crate::types::{ColumnType, Type};
 
@@ -42,8 +43,15 @@ pub(crate) struct Level {
     /// The type of its column, and that of the scheme's values, where it has some.
     column: Type,
     scheme: Option<Type>,
-    /// Whether the scheme lists values, be they coarser than the column's.
-    by_value: bool,
+    /// What the scheme says beside its partitions' cells.
+    pub(crate) marks: Marks,
+}
+
+impl Level {
+    /// The type of the scheme's values, which may be coarser than the column's.
+    pub(crate) fn scheme_type(&self) -> Type {
+        self.scheme.unwrap_or(self.column)
+    }
 }
 
 /// Where a partition is at the server.
@@ -114,10 +122,9 @@ pub(crate) fn levels(described: &Object, schema: &Schema) -> Result<Vec<Level>> 
     };
     if types.len() != names.len() || parts.len() != names.len() {
         return Err(Error::corrupt(format!(
-            "a division of {} columns, {} types and {} schemes",
+            "{} columns divide the table, and the database has {} levels",
             names.len(),
-            types.len(),
-            parts.len()
+            types.len().min(parts.len())
         )));
     }
     let levels = names.iter().zip(types).zip(parts);
@@ -137,8 +144,7 @@ fn level(name: &str, kind: i64, scheme: Object, schema: &Schema) -> Result<Level
         Object::Vector(values) => Some(values.kind.item),
         _ => None,
     };
-    let lists_values = kind == 1;
-    let (kind, entries) = match kind {
+    let (kind, entries, marks) = match kind {
         1 => by_value(column, &scheme.into_vector()?)?,
         2 => by_range(column, &scheme.into_vector()?)?,
         5 => {
@@ -155,6 +161,7 @@ fn level(name: &str, kind: i64, scheme: Object, schema: &Schema) -> Result<Level
             (
                 DivisionKind::Hash { buckets: count },
                 (0..count).map(entry).collect(),
+                Marks::Buckets(count),
             )
         }
         3 => by_list(column, scheme.into_items()?)?,
@@ -184,7 +191,7 @@ fn level(name: &str, kind: i64, scheme: Object, schema: &Schema) -> Result<Level
         by_directory,
         column,
         scheme: values,
-        by_value: lists_values,
+        marks,
     })
 }
 
@@ -286,7 +293,10 @@ fn bound(value: &Value, scheme: Type, column: Type) -> Result<(Value, Value)> {
     }
 }
 
-fn by_value(column: Type, scheme: &Column) -> Result<(DivisionKind, Vec<Entry>)> {
+/// How a level tells partitions apart: those that it has, and what its scheme says beside.
+type Told = (DivisionKind, Vec<Entry>, Marks);
+
+fn by_value(column: Type, scheme: &Column) -> Result<Told> {
     let kind = scheme.kind.item;
     let own = is_own(kind, column);
     let mut entries = Vec::new();
@@ -319,10 +329,11 @@ fn by_value(column: Type, scheme: &Column) -> Result<(DivisionKind, Vec<Entry>)>
             DivisionKind::Range
         },
         entries,
+        Marks::Values,
     ))
 }
 
-fn by_range(column: Type, scheme: &Column) -> Result<(DivisionKind, Vec<Entry>)> {
+fn by_range(column: Type, scheme: &Column) -> Result<Told> {
     let kind = scheme.kind.item;
     let own = is_own(kind, column);
     let edges = values(scheme)?;
@@ -349,14 +360,14 @@ fn by_range(column: Type, scheme: &Column) -> Result<(DivisionKind, Vec<Entry>)>
             list: None,
         });
     }
-    Ok((DivisionKind::Range, entries))
+    Ok((DivisionKind::Range, entries, Marks::Edges(edges)))
 }
 
 /// Each list is a bucket: its number is the list's, and the server puts rows there by it.
-fn by_list(column: Type, lists: Vec<Object>) -> Result<(DivisionKind, Vec<Entry>)> {
+fn by_list(column: Type, lists: Vec<Object>) -> Result<Told> {
     let count = u32::try_from(lists.len()).ok().filter(|count| *count > 0);
     let count = count.ok_or_else(|| Error::corrupt("a division by lists without lists"))?;
-    let mut entries = Vec::new();
+    let (mut entries, mut marks) = (Vec::new(), Vec::new());
     for (index, list) in (0..count).zip(lists) {
         let list = match list {
             Object::Scalar(column) | Object::Vector(column) => column,
@@ -370,8 +381,9 @@ fn by_list(column: Type, lists: Vec<Object>) -> Result<(DivisionKind, Vec<Entry>
                 "lists of {kind} that divide a column of {column}, which this engine does not follow yet"
             )));
         }
-        let words = values(&list)?.into_iter().map(|value| {
-            script::literal(&value, kind)
+        let listed = values(&list)?;
+        let words = listed.iter().map(|value| {
+            script::literal(value, kind)
                 .ok_or_else(|| Error::refused(format!("value {value} has no literal in a script")))
         });
         let words: Vec<String> = words.collect::<Result<_>>()?;
@@ -381,8 +393,10 @@ fn by_list(column: Type, lists: Vec<Object>) -> Result<(DivisionKind, Vec<Entry>
             directory: format!("List{index}"),
             list: Some(format!("[{}]", words.join(", "))),
         });
+        marks.push(listed);
     }
-    Ok((DivisionKind::Hash { buckets: count }, entries))
+    let kind = DivisionKind::Hash { buckets: count };
+    Ok((kind, entries, Marks::Lists(marks)))
 }
 
 /// The partition whose chunk has this path: `/db1/20261101/Key3/9m9`.
@@ -515,8 +529,7 @@ pub(crate) fn missing(key: &PartitionKey, levels: &[Level]) -> Result<Vec<Additi
                         "a text that is empty, or has white space or a slash in it, is no name of a partition there",
                     );
                 }
-                let Some(word) = script::literal(value, level.scheme.unwrap_or(level.column))
-                else {
+                let Some(word) = script::literal(value, level.scheme_type()) else {
                     return refused("its value has no literal in a script");
                 };
                 additions.push(Addition::Value(word, at));
@@ -551,7 +564,7 @@ fn can_be_directory(text: &str) -> bool {
 /// A range that begins where the last one ends, or the coarser value that has these ends.
 fn added_range(level: &Level, from: &Value, to: &Value, at: usize) -> Option<Addition> {
     let scheme = level.scheme?;
-    if level.by_value {
+    if level.marks == Marks::Values {
         let value = coarser(from, scheme)?;
         let ends = bound(&value, scheme, level.column).ok()?;
         return (ends == (from.clone(), to.clone()))

@@ -30,10 +30,12 @@ use crate::encode::Argument;
 use crate::epochs::{self, Owner};
 use crate::fit::{self, VALUE_RULES};
 use crate::journal::{Act, Entry, Journal, in_effect, is_intact};
+use crate::object::Object;
 use crate::publish::{Attempt, READ_BYTES};
+use crate::recipe::{Engine, Keep, Made, Recipe, by_value};
 use crate::script;
-use crate::source::{DolphinSource, handle};
-use crate::types::{ColumnType, Type};
+use crate::source::{DolphinSource, divisions_in, handle};
+use crate::types::ColumnType;
 
 /// Rows that wait in memory before they are kept in the journal.
 pub(crate) const PIECE_BYTES: u64 = 4 << 20;
@@ -118,7 +120,13 @@ impl DolphinSink {
         }
     }
 
-    async fn make(&self, table: &TableName, wanted: &Table, database: bool) -> Result<()> {
+    async fn make(
+        &self,
+        table: &TableName,
+        wanted: &Table,
+        database: bool,
+        made: &Made,
+    ) -> Result<()> {
         let cluster = &self.inner.cluster;
         let schema = fit::server_schema(&wanted.schema)?;
         let url = quoted(&format!("dfs://{}", table.database()))?;
@@ -127,7 +135,12 @@ impl DolphinSink {
         let connection = lease.connection();
         if !database {
             self.inner.step("make the database").await?;
-            let make = format!("database({url}, {})", scheme_of(wanted, &schema)?);
+            let scheme = scheme_of(wanted, &schema)?;
+            let make = match made.engine {
+                // What every server makes if nothing is said.
+                Engine::Olap => format!("database({url}, {scheme})"),
+                engine => format!("database({url}, {scheme}, , \"{}\")", engine.name()),
+            };
             connection.script(&make).await?;
         }
         let sample = RecordBatch::new_empty(schema);
@@ -139,11 +152,12 @@ impl DolphinSink {
             .iter()
             .map(|level| quoted(&level.column))
             .collect::<Result<_>>()?;
+        let with = made.arguments()?;
         let make = if by.is_empty() {
-            format!("createTable(database({url}), straitSample, {name})")
+            format!("createTable(database({url}), straitSample, {name}{with})")
         } else {
             format!(
-                "createPartitionedTable(database({url}), straitSample, {name}, [{}])",
+                "createPartitionedTable(database({url}), straitSample, {name}, [{}]{with})",
                 by.join(", ")
             )
         };
@@ -152,34 +166,38 @@ impl DolphinSink {
         Ok(())
     }
 
-    /// Whether a database that is there, and divides all of its tables alike, can have such a table.
-    async fn has_room(&self, table: &TableName, wanted: &Table, schema: &SchemaRef) -> Result<()> {
+    /// What a table is made with in a database that is there, which divides all of its tables alike and keeps them by one engine.
+    async fn has_room(
+        &self,
+        table: &TableName,
+        wanted: &Table,
+        schema: &SchemaRef,
+        made: Made,
+    ) -> Result<Made> {
+        let database = table.database();
+        let described = self.inner.source.database(database).await?;
+        let made = in_engine(database, &described, made)?;
         if wanted.divisions.is_empty() {
-            return Ok(());
+            return Ok(made);
         }
         let columns: Vec<String> = wanted
             .divisions
             .iter()
             .map(|level| level.column.clone())
             .collect();
-        let source = &self.inner.source;
-        let there = source
-            .divisions_of(table.database(), &columns, schema)
-            .await;
+        let there = divisions_in(described, &columns, schema);
         let there = there.map_err(|error| {
             Error::refused(format!(
-                "database {} cannot have a table divided by ({})",
-                table.database(),
+                "database {database} cannot have a table divided by ({})",
                 division_text(&wanted.divisions)
             ))
             .with_source(error)
         })?;
         if there == wanted.divisions {
-            return Ok(());
+            return Ok(made);
         }
         Err(Error::refused(format!(
-            "database {} divides its tables by ({}), and the table that is to be made in it by ({}): copy to another database",
-            table.database(),
+            "database {database} divides its tables by ({}), and the table that is to be made in it by ({}): copy to another database",
             division_text(&there),
             division_text(&wanted.divisions)
         )))
@@ -215,12 +233,8 @@ impl DolphinSink {
                 division_text(&wanted.divisions)
             )));
         }
-        let mut notes = Vec::new();
-        if self.inner.source.described(name).await?.keyed {
-            notes.push(format!(
-                "table {name} keeps one row of each key (keepDuplicates, or a primary key): it takes --mode replace and mirror only, and rows of which no two have one key"
-            ));
-        }
+        let keyed = self.inner.source.described(name).await?.keyed;
+        let notes = keyed.then(|| keyed_note(name)).into_iter().collect();
         let fields = there.schema.fields().iter();
         let lacking = fields.filter(|field| wanted.schema.index_of(field.name()).is_err());
         let claimed = {
@@ -247,12 +261,62 @@ fn quoted(text: &str) -> Result<String> {
     })
 }
 
+fn keyed_note(table: &TableName) -> String {
+    format!(
+        "table {table} keeps one row of each key (keepDuplicates, or a primary key): it takes --mode replace and mirror only, and rows of which no two have one key"
+    )
+}
+
+/// The same as far as a database of this description can have it.
+fn in_engine(database: &str, described: &Object, made: Made) -> Result<Made> {
+    let name = match described.get("engineType")? {
+        Some(Object::Nothing) | None => String::new(),
+        Some(name) => name.text()?,
+    };
+    let there = if name.is_empty() {
+        Some(Engine::Olap)
+    } else {
+        Engine::of(&name)
+    };
+    match there {
+        Some(there) if there == made.engine => Ok(made),
+        Some(Engine::Olap) => {
+            let mut notes = made.notes;
+            notes.push(format!(
+                "database {database} is of the OLAP engine: the table is made without what A's is sorted by, and with all rows of a key"
+            ));
+            Ok(Made {
+                notes,
+                compression: made.compression,
+                ..Made::default()
+            })
+        }
+        _ => Err(Error::refused(format!(
+            "database {database} is of the {name} engine, and A does not tell what a table of that would need (sort columns, or a primary key): make the table at B, or copy to another database"
+        ))),
+    }
+}
+
+/// What the table is made with, as far as its own recipe tells.
+fn made_of(wanted: &Table) -> Made {
+    let recipe = Recipe::read(wanted);
+    recipe.map_or_else(Made::default, |recipe| recipe.made(wanted))
+}
+
 /// The scheme of a database for a table like this one, as the rest of the call that makes it.
 fn scheme_of(wanted: &Table, schema: &SchemaRef) -> Result<String> {
-    let mut levels = Vec::new();
-    for level in &wanted.divisions {
-        levels.push(level_of(level, schema)?);
-    }
+    let told = match Recipe::read(wanted) {
+        Some(recipe) => recipe.schemes(&wanted.divisions)?,
+        None => None,
+    };
+    let levels = match told {
+        Some(levels) => levels,
+        None => {
+            let levels = wanted.divisions.iter();
+            let levels = levels.map(|level| level_of(level, schema));
+            levels.collect::<Result<_>>()?
+        }
+    };
     Ok(match levels.as_slice() {
         // A table without partitions needs a database all the same, and that a scheme.
         [] => "VALUE, [1]".to_owned(),
@@ -280,19 +344,13 @@ fn level_of(level: &Division, schema: &SchemaRef) -> Result<String> {
         )))
     };
     match level.kind {
-        // A scheme has one value at least; those of the partitions are added as they come.
-        DivisionKind::Value => Ok(match kind.item {
-            _ if kind.array => return impossible("lists divide nothing"),
-            Type::Date => "VALUE, [1970.01.01]".to_owned(),
-            Type::Month => "VALUE, [1970.01M]".to_owned(),
-            Type::Char | Type::Short | Type::Int | Type::Long => "VALUE, [0]".to_owned(),
-            Type::String | Type::Symbol => "VALUE, [\"strait\"]".to_owned(),
-            _ => return impossible(&format!("values of {kind} do not divide a table here")),
-        }),
+        DivisionKind::Value if kind.array => impossible("lists divide nothing"),
+        DivisionKind::Value => match by_value(kind.item) {
+            Some(scheme) => Ok(scheme),
+            None => impossible(&format!("values of {kind} do not divide a table here")),
+        },
         DivisionKind::Hash { buckets } => Ok(format!("HASH, [{kind}, {buckets}]")),
-        DivisionKind::Range => {
-            impossible("where its ranges begin and end is not known before they come")
-        }
+        DivisionKind::Range => impossible("where its ranges begin and end A does not tell"),
     }
 }
 
@@ -352,18 +410,25 @@ impl Sink for DolphinSink {
             quoted(field.name())?;
         }
         let database = self.is_there(table.database()).await?;
-        if database {
-            self.has_room(table, wanted, &schema).await?;
+        let made = made_of(wanted);
+        let made = if database {
+            self.has_room(table, wanted, &schema, made).await?
         } else {
             scheme_of(wanted, &schema)?;
-        }
+            made
+        };
         let mut created = Vec::new();
         if !database {
             created.push(format!("database {}", table.database()));
         }
-        created.push(format!("table {table}"));
+        created.push(match made.is_usual() {
+            true => format!("table {table}"),
+            false => format!("table {table} ({})", made.text()),
+        });
+        let mut notes = made.notes.clone();
+        notes.extend((made.keep != Keep::All).then(|| keyed_note(table)));
         if !dry_run {
-            let made = self.make(table, wanted, database).await;
+            let made = self.make(table, wanted, database, &made).await;
             // Another process may have been faster; what it has made is looked at like any other table.
             let there = match made {
                 Err(error) if error.kind() == Kind::Refused => match self.there(table).await {
@@ -380,6 +445,7 @@ impl Sink for DolphinSink {
         }
         Ok(Prepared {
             created,
+            notes,
             ..Prepared::default()
         })
     }

@@ -7,7 +7,7 @@
 //!
 //! Where the server does not tell versions, each look at a partition gives it a new one: nothing is ever taken for unchanged, and nothing is gone on with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +18,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use strait_common::engine::{
-    Batch, Cursor, Division, Origin, Partition, ReadLimits, Source, Stream, Table, Version,
+    Batch, Cursor, Division, Origin, Partition, ReadLimits, Source, StoreSums, Stream, Table,
 };
-use strait_common::ids::{RunId, TableName};
+use strait_common::ids::TableName;
 use strait_common::key::PartitionKey;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, OrError, Result};
@@ -28,9 +28,12 @@ use strait_common::{Context, Error, Kind, OrError, Result};
 use crate::blocks::{BLOCK_ROWS_MIN, Blocks};
 use crate::cluster::Cluster;
 use crate::object::{Column, Object, integers_of, texts_of};
+use crate::recipe::Recipe;
 use crate::scheme::{self, Level};
 use crate::script;
+use crate::sums;
 use crate::types::{ColumnType, Type};
+use crate::version;
 
 /// What a text or a list is taken for when blocks are sized.
 const LONG_CELL_BYTES: u64 = 64;
@@ -38,8 +41,6 @@ const LONG_CELL_BYTES: u64 = 64;
 const ORIGIN_BYTES_MAX: usize = 200;
 /// What a block may not be larger than, in rows.
 const BLOCK_ROWS_MAX: u64 = 1 << 22;
-/// How a version begins that says nothing of what its partition holds.
-const UNKNOWN: &str = "unknown.";
 
 /// Reads the databases of a cluster.
 #[derive(Clone)]
@@ -62,6 +63,7 @@ pub(crate) struct Described {
     pub(crate) levels: Vec<Level>,
     /// Whether one row of each key is kept: then what is appended is not what is stored.
     pub(crate) keyed: bool,
+    pub(crate) recipe: Recipe,
 }
 
 impl Described {
@@ -145,6 +147,7 @@ impl DolphinSource {
         let schema = Schema::new(fields);
         let levels = scheme::levels(&answer, &schema)?;
         Ok(Described {
+            recipe: Recipe::of(&answer, &levels),
             schema: Arc::new(schema),
             levels,
             keyed: is_keyed(&answer)?,
@@ -177,30 +180,11 @@ impl DolphinSource {
         u64::try_from(count).or_error(Kind::Corrupt, "a number of rows")
     }
 
-    /// How a table of these columns would be divided in a database that is there.
-    pub(crate) async fn divisions_of(
-        &self,
-        database: &str,
-        columns: &[String],
-        schema: &Schema,
-    ) -> Result<Vec<Division>> {
+    /// What the server says of a database that is there.
+    pub(crate) async fn database(&self, database: &str) -> Result<Object> {
         let url = script::text(&format!("dfs://{database}"))
             .ok_or_else(|| Error::config(format!("'{database}' is no name of a database")))?;
-        let described = format!("schema(database({url}))");
-        let described = self.cluster.read(&described).await?;
-        let Object::Dictionary(mut entries) = described else {
-            return Err(Error::corrupt(
-                "the server describes a database otherwise than by a dictionary",
-            ));
-        };
-        entries.retain(|(name, _)| name != "partitionColumnName");
-        let names = Column {
-            kind: ColumnType::plain(Type::String),
-            array: Arc::new(arrow::array::StringArray::from(columns.to_vec())),
-        };
-        entries.push(("partitionColumnName".to_owned(), Object::Vector(names)));
-        let levels = scheme::levels(&Object::Dictionary(entries), schema)?;
-        Ok(levels.into_iter().map(|level| level.division).collect())
+        self.cluster.read(&format!("schema(database({url}))")).await
     }
 
     /// Every chunk of the table that has rows, or those of one partition: its partition, version and rows.
@@ -257,7 +241,7 @@ impl DolphinSource {
                 key: key.clone(),
                 rows: Some(rows),
                 bytes: None,
-                version: Version(format!("{id}.{version}.{rows}")),
+                version: version::of(id, version, rows),
                 pin: String::new(),
                 origin: Origin {
                     table: origin.clone(),
@@ -276,6 +260,52 @@ impl DolphinSource {
             .into_iter()
             .map(|(key, (_, partition))| (key, partition))
             .collect())
+    }
+
+    /// Adds to the versions of these partitions which transaction has written each last, where the controller tells.
+    async fn add_commits(
+        &self,
+        table: &TableName,
+        chunks: &mut BTreeMap<PartitionKey, Partition>,
+    ) -> Result<()> {
+        let known = |partition: &Partition| !version::is_unknown(&partition.version);
+        if !chunks.values().any(known) {
+            return Ok(());
+        }
+        let under = format!("/{}/%", table.database());
+        let under = script::text(&under)
+            .ok_or_else(|| Error::config(format!("'{under}' is no path in a script")))?;
+        let asked = format!(
+            "select chunkId, versionChain from rpc(getControllerAlias(), getClusterChunksStatus) where file like {under}"
+        );
+        let found = match self.cluster.read(&asked).await {
+            Ok(found) => found.into_table()?,
+            Err(error) if error.kind() == Kind::Refused => {
+                tracing::debug!(%error, %table, "commit ids are not known: versions must do");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let column =
+            |name: &str| {
+                let column = found.column_by_name(name);
+                texts_of(column.ok_or_else(|| {
+                    Error::corrupt(format!("the controller's answer lacks {name}"))
+                })?)
+            };
+        let (ids, chains) = (column("chunkId")?, column("versionChain")?);
+        let commits: HashMap<&str, &str> = ids
+            .iter()
+            .zip(&chains)
+            .filter_map(|(id, chain)| Some((id.as_str(), version::head_of(chain)?)))
+            .collect();
+        for partition in chunks.values_mut() {
+            let id = partition.version.0.split('.').next().unwrap_or_default();
+            if let Some(commit) = commits.get(id) {
+                partition.version = version::with_commit(&partition.version, commit);
+            }
+        }
+        Ok(())
     }
 
     /// The same where the server tells no versions: its queries tell which partitions there are, and count them one by one.
@@ -311,7 +341,7 @@ impl DolphinSource {
                 key: key.clone(),
                 rows: Some(rows),
                 bytes: None,
-                version: Version(format!("{UNKNOWN}{}", RunId::random())),
+                version: version::unknown(),
                 pin: String::new(),
                 origin: Origin {
                     table: origin_of(table),
@@ -342,12 +372,12 @@ impl DolphinSource {
         partition: &Partition,
     ) -> Result<()> {
         // One query is of one version, whichever that is.
-        if is_unknown(&partition.version) {
+        if version::is_unknown(&partition.version) {
             return Ok(());
         }
         let chunks = self.chunks(table, levels, Some(&partition.key)).await?;
-        let now = chunks.get(&partition.key).map(|now| &now.version);
-        if now == Some(&partition.version) {
+        let now = chunks.get(&partition.key);
+        if now.is_some_and(|now| version::agree(&now.version, &partition.version)) {
             return Ok(());
         }
         Err(Error::moved(format!(
@@ -366,6 +396,7 @@ impl Source for DolphinSource {
             name: table.clone(),
             divisions: described.divisions(),
             schema: described.schema,
+            recipe: described.recipe.text(),
         })
     }
 
@@ -391,6 +422,7 @@ impl Source for DolphinSource {
     ) -> Result<Stream<Partition>> {
         let described = self.described(table).await?;
         let mut chunks = self.chunks(table, &described.levels, None).await?;
+        self.add_commits(table, &mut chunks).await?;
         chunks.retain(|key, _| !selection.excludes(key));
         Ok(stream::iter(chunks.into_values().map(Ok)).boxed())
     }
@@ -405,16 +437,7 @@ impl Source for DolphinSource {
     ) -> Result<Stream<Batch>> {
         let described = self.described(table).await?;
         let wanted = selection.read_columns();
-        let places = wanted
-            .iter()
-            .map(|column| described.schema.index_of(column));
-        let places = places
-            .collect::<Result<Vec<_>, _>>()
-            .or_error(Kind::Config, format!("table {table}"))?;
-        let schema = described
-            .schema
-            .project(&places)
-            .or_error(Kind::Internal, "columns")?;
+        let schema = projected(&described.schema, wanted, table)?;
         let names = wanted.iter().map(|column| {
             script::name(column)
                 .ok_or_else(|| Error::refused(format!("column {column} has no name in a script")))
@@ -441,7 +464,7 @@ impl Source for DolphinSource {
             asked.push_str(&format!(" where {}", conditions.join(", ")));
         }
         let passed = offset_of(after)?;
-        if passed > 0 && is_unknown(&partition.version) {
+        if passed > 0 && version::is_unknown(&partition.version) {
             return Err(Error::moved(format!(
                 "partition {} of table {table}: what version it has is not known, so it is read from its start",
                 partition.key.label()
@@ -449,8 +472,8 @@ impl Source for DolphinSource {
         }
         let most = (self.cluster.options().query_bytes / row_bytes(&schema))
             .max(u64::from(BLOCK_ROWS_MIN));
-        let large =
-            !is_unknown(&partition.version) && partition.rows.is_none_or(|rows| rows > most);
+        let large = !version::is_unknown(&partition.version)
+            && partition.rows.is_none_or(|rows| rows > most);
         let query = Query {
             source: self.clone(),
             table: table.clone(),
@@ -491,9 +514,64 @@ impl Source for DolphinSource {
         }
     }
 
+    async fn sums(
+        &self,
+        table: &TableName,
+        selection: &Selection,
+        partition: &Partition,
+    ) -> Result<Option<StoreSums>> {
+        // The server may select more rows than the condition does.
+        if selection.predicate().is_some() {
+            return Ok(None);
+        }
+        let described = self.described(table).await?;
+        let schema = projected(&described.schema, selection.columns(), table)?;
+        let Some(asked) = sums::asked(&schema) else {
+            return Ok(None);
+        };
+        let conditions = scheme::conditions(&partition.key, &described.levels)?;
+        let mut query = format!("select {} from {}", asked.items, handle(table)?);
+        if !conditions.is_empty() {
+            query.push_str(&format!(" where {}", conditions.join(", ")));
+        }
+        match self.cluster.read(&query).await {
+            Ok(answer) => asked.read(answer).map(Some),
+            // An older server may lack a function.
+            Err(error) if error.kind() == Kind::Refused => {
+                tracing::warn!(%error, %table, "the server's own checksums are not known: rows are read");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn read_bytes(&self, table: &Table) -> u64 {
         self.read_bytes_of(&table.schema)
     }
+}
+
+/// How a table of these columns would be divided in a database of this description.
+///
+/// # Errors
+/// `Refused` or `Corrupt` where the columns cannot be divided so.
+pub(crate) fn divisions_in(
+    database: Object,
+    columns: &[String],
+    schema: &Schema,
+) -> Result<Vec<Division>> {
+    let Object::Dictionary(mut entries) = database else {
+        return Err(Error::corrupt(
+            "the server describes a database otherwise than by a dictionary",
+        ));
+    };
+    entries.retain(|(name, _)| name != "partitionColumnName");
+    let names = Column {
+        kind: ColumnType::plain(Type::String),
+        array: Arc::new(arrow::array::StringArray::from(columns.to_vec())),
+    };
+    entries.push(("partitionColumnName".to_owned(), Object::Vector(names)));
+    let levels = scheme::levels(&Object::Dictionary(entries), schema)?;
+    Ok(levels.into_iter().map(|level| level.division).collect())
 }
 
 /// What tells the chunks of a table under this directory of its database, all of them or the first so many of each node.
@@ -508,8 +586,13 @@ fn metadata(table: &TableName, under: &str, top: i64) -> Result<String> {
     ))
 }
 
-fn is_unknown(version: &Version) -> bool {
-    version.0.starts_with(UNKNOWN)
+/// These columns, in this order.
+fn projected(schema: &Schema, columns: &[String], table: &TableName) -> Result<Schema> {
+    let places = columns.iter().map(|column| schema.index_of(column));
+    let places = places
+        .collect::<Result<Vec<_>, _>>()
+        .or_error(Kind::Config, format!("table {table}"))?;
+    schema.project(&places).or_error(Kind::Internal, "columns")
 }
 
 /// Whether a table of this description keeps one row of each key.

@@ -68,6 +68,7 @@ async fn measure(columns: usize) -> Result<()> {
         name: TableName::new("db", "wide")?,
         schema: Arc::clone(&schema),
         divisions: Vec::new(),
+        recipe: None,
     };
     store.sink.prepare(&table.name, &table, false).await?;
     let claim = Claim {

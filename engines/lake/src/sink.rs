@@ -36,7 +36,7 @@ use crate::ledger::{Account, Entry, Event, Ledger, LedgerFile, epoch};
 use crate::listing::{DataFile, Listing};
 use crate::load_error::load_error;
 use crate::stage::{Stage, writer_bytes};
-use crate::table::{LOG, Lake, Opened};
+use crate::table::{LOG, Lake, Opened, RECIPE};
 use crate::types::{Mapping, ORIGINAL, same_type};
 use crate::vacuum;
 
@@ -84,8 +84,9 @@ impl LakeSink {
             .with_configuration([
                 ("delta.checkpointInterval", Some(CHECKPOINT_INTERVAL)),
                 (PROPERTY, property.as_deref()),
+                (RECIPE, wanted.recipe.as_deref()),
             ])
-            // The property is ours.
+            // The properties are ours.
             .with_raise_if_key_not_exists(false)
             // With the crate's retries two creates can both succeed, the second over the first.
             .with_commit_properties(CommitProperties::default().with_max_retries(0))

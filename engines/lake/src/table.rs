@@ -13,7 +13,7 @@ use deltalake::kernel::engine::arrow_conversion::TryIntoArrow;
 use deltalake::kernel::{Add, Remove};
 use deltalake::logstore::LogStoreRef;
 use futures::TryStreamExt;
-use strait_common::engine::Table;
+use strait_common::engine::{RECIPE_BYTES_MAX, Table};
 use strait_common::ids::TableName;
 use strait_common::key::{Cell, PartitionKey};
 use strait_common::{Context, Error, Kind, OrError, Result};
@@ -32,6 +32,9 @@ use crate::types::{Mapping, same_type};
 
 /// The directory of a table's log.
 pub const LOG: &str = "_delta_log";
+
+/// The property of a table that keeps the recipe of the engine that it came from.
+pub const RECIPE: &str = "strait.recipe";
 
 /// A directory of databases, each a directory of Delta tables.
 #[derive(Clone, Debug)]
@@ -276,12 +279,21 @@ impl Opened {
         &self.log
     }
 
+    /// How the engine that the table came from would make it anew.
+    fn recipe(&self) -> Option<&String> {
+        let properties = self.configuration().metadata().configuration();
+        properties
+            .get(RECIPE)
+            .filter(|recipe| recipe.len() <= RECIPE_BYTES_MAX)
+    }
+
     /// The table for the contract.
     pub fn table(&self, name: &TableName) -> Table {
         Table {
             name: name.clone(),
             schema: Arc::clone(self.mapping.original()),
             divisions: self.divisions.levels().to_vec(),
+            recipe: self.recipe().cloned(),
         }
     }
 

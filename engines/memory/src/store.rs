@@ -359,6 +359,7 @@ impl MemoryStore {
             name: name.clone(),
             schema,
             divisions,
+            recipe: None,
         };
         state.tables.insert(name.clone(), TableState::new(table));
         Ok(())

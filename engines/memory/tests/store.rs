@@ -191,6 +191,7 @@ fn a_table_that_is_there_is_compared_with_the_wanted_one() {
         name: table.clone(),
         schema: schema(),
         divisions: Vec::new(),
+        recipe: None,
     };
     wanted.schema = Arc::new(schema().project(&[1]).unwrap());
     let error = now(sink.prepare(&table, &wanted, true)).unwrap_err();

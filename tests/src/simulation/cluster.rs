@@ -54,6 +54,7 @@ pub fn table() -> Result<Table> {
             column: "day".to_owned(),
             kind: DivisionKind::Value,
         }],
+        recipe: None,
     })
 }
 

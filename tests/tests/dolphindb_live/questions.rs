@@ -11,12 +11,15 @@ use arrow::array::{
 use arrow::datatypes::{Int64Type, Schema};
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
-use strait_common::engine::{Partition, Source};
+use strait_common::cpu::CpuPool;
+use strait_common::engine::{Origin, Partition, Sink, Source, Version};
 use strait_common::ids::TableName;
-use strait_common::selection::Selection;
+use strait_common::key::PartitionKey;
+use strait_common::selection::{Selection, SelectionSpec};
 use strait_common::{Error, Kind, OrError, Result};
 use strait_dolphindb::{
-    Argument, Blocks, Cluster, ColumnType, DolphinSource, Login, Trust, Type, samples, texts_of,
+    Argument, BATCH_BYTES, Blocks, Cluster, ColumnType, DolphinSink, DolphinSource, Login, Trust,
+    Type, samples, texts_of,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -106,7 +109,13 @@ questions! {
         "needs List0, List1, …: a chunk that is called otherwise is refused";
     checksums_of_nothing:
         "What are hex and crc32 of null?",
-        "needs nothing: it computes its own digest";
+        "needs nothing: it writes null as the empty text first";
+    checksums_of_a_partition:
+        "Are the server's own checksums of a partition equal for equal rows in any order, and others where a cell is changed, is null or has changed places? Of which types?",
+        "needs that for `strait verify --by sums`, and reads where they are refused";
+    tables_are_made_anew:
+        "Is a database of months, ranges, buckets and lists made by the script that its own description leads to, in TSDB with sort columns, a key and compressed columns?",
+        "needs that where B has no such database yet";
     every_type_compressed:
         "Are compressed answers made by LZ4 and deltas alone?",
         "refuses anything else";
@@ -139,9 +148,6 @@ questions! {
 /// Those that the stand-in knows nothing of.
 pub(crate) const UNANSWERED_BY_THE_STAND_IN: &[&str] = &[
     "an_update_changes_the_version",
-    "rows_in_the_cache_are_counted",
-    "rows_of_tables_that_keep_one_of_each_key",
-    "counting_one_partition",
     "checksums_of_nothing",
     "primary_keys_in_a_description",
     "limits_of_a_node",
@@ -557,6 +563,152 @@ async fn checksums_of_nothing(server: &Server) -> Result<Found> {
         texts.push(format!("{asked} is {answer:?}"));
     }
     found(texts.join("; "), true)
+}
+
+/// The same rows with other numbers.
+fn numbered(rows: &RecordBatch, numbers: Vec<Option<i64>>) -> Result<RecordBatch> {
+    let mut columns = rows.columns().to_vec();
+    columns[2] = Arc::new(Int64Array::from(numbers));
+    RecordBatch::try_new(rows.schema(), columns).or_error(Kind::Internal, "rows")
+}
+
+async fn checksums_of_a_partition(server: &Server) -> Result<Found> {
+    let cluster = make(server, &rows(0..0)?, BY_DAY, "\"day\"").await?;
+    let source = DolphinSource::new(cluster.clone());
+    let table = TableName::new("strait_live", "t")?;
+    let everything = Selection::everything(&source.describe(&table).await?.schema);
+    let given = rows(0..1000)?;
+    let numbers: Vec<Option<i64>> = (0..1000).map(Some).collect();
+    let (mut swapped, mut changed, mut emptied) =
+        (numbers.clone(), numbers.clone(), numbers.clone());
+    // Of rows with other symbols: each column's own sum stays.
+    swapped.swap(3, 4);
+    changed[7] = Some(1_000_007);
+    emptied[0] = None;
+    let reversed: Vec<RecordBatch> = vec![given.slice(500, 500), given.slice(0, 500)];
+    let fills = [
+        vec![given.clone()],
+        reversed,
+        vec![numbered(&given, swapped)?],
+        vec![numbered(&given, changed)?],
+        vec![numbered(&given, emptied)?],
+    ];
+    let mut seen = Vec::new();
+    for fill in fills {
+        for rows in fill {
+            insert(&cluster, rows).await?;
+        }
+        let found = partitions(&cluster).await?;
+        let [one] = found.as_slice() else {
+            return Err(wrong("not one partition"));
+        };
+        let sums = source.sums(&table, &everything, one).await?;
+        seen.push(sums.ok_or_else(|| Error::refused("the server computes none"))?);
+        let drop = format!("dropPartition(database(\"{DATABASE}\"), \"/20241004\", \"t\")");
+        server.script(&drop).await?;
+    }
+    let equal = seen[0] == seen[1];
+    let different: BTreeSet<&String> = seen[1..].iter().map(|sums| &sums.sums).collect();
+    // Each type by itself, in a table that nothing divides.
+    let sample = samples::table(1000)?;
+    let mut lease = cluster.connect().await?;
+    let connection = lease.connection();
+    let sent = Argument::Table(sample.clone());
+    connection.upload("straitSample", &sent).await?;
+    let make = format!("createTable(database(\"{DATABASE}\"), straitSample, \"types\")");
+    connection.script(&make).await?;
+    let insert = "tableInsert(loadTable(\"dfs://strait_live\", \"types\"), straitSample)";
+    connection.script(insert).await?;
+    drop(lease);
+    let types = TableName::new("strait_live", "types")?;
+    let schema = source.describe(&types).await?.schema;
+    let whole = Partition {
+        key: PartitionKey::default(),
+        rows: None,
+        bytes: None,
+        version: Version(String::new()),
+        pin: String::new(),
+        origin: Origin::default(),
+    };
+    let (mut without, mut lacking) = (Vec::new(), Vec::new());
+    for field in schema.fields() {
+        let spec = SelectionSpec {
+            columns: Some(vec![field.name().clone()]),
+            ..SelectionSpec::default()
+        };
+        let selection = Selection::resolve(&spec, &schema, 0)?;
+        if source.sums(&types, &selection, &whole).await?.is_none() {
+            let kind = ColumnType::of(field)?;
+            without.push(kind.to_string());
+            let never = matches!(
+                kind.item,
+                Type::Blob | Type::Complex | Type::Point | Type::Void
+            );
+            if !kind.array && !never {
+                lacking.push(kind.to_string());
+            }
+        }
+    }
+    found(
+        format!(
+            "in another order equal: {equal}; swapped, changed, null: {} of 4 sums differ; none of {}",
+            different.len(),
+            without.join(", ")
+        ),
+        equal && different.len() == 4 && lacking.is_empty(),
+    )
+}
+
+async fn tables_are_made_anew(server: &Server) -> Result<Found> {
+    let like = rows(0..0)?;
+    let months = "database(\"\", VALUE, [2024.09M, 2024.10M])";
+    let ranges = "database(\"\", RANGE, [0, 500, 1000])";
+    let lists = "database(\"\", LIST, ([\"S1\", \"S2\"], [\"S3\"]))";
+    let buckets = "database(\"\", HASH, [STRING, 3])";
+    let (mut texts, mut right) = (Vec::new(), true);
+    for (third, engine, with) in [
+        (
+            lists,
+            "TSDB",
+            ", dict([\"n\"], [\"delta\"]), [\"sym\", \"n\"], LAST",
+        ),
+        (buckets, "OLAP", ""),
+    ] {
+        let database = format!(
+            "database(\"{DATABASE}\", COMPO, [{months}, {ranges}, {third}], , \"{engine}\")"
+        );
+        let by = format!("[\"day\", \"n\", \"sym\"]{with}");
+        let cluster = make(server, &like, &database, &by).await?;
+        let source = DolphinSource::new(cluster.clone());
+        let described = source
+            .describe(&TableName::new("strait_live", "t")?)
+            .await?;
+        let name = TableName::new("strait_live", "anew")?;
+        server
+            .script(&format!("dropDatabase(\"{DATABASE}\")"))
+            .await?;
+        let directory = tempfile::tempdir()
+            .map_err(|error| Error::unavailable("a journal").with_source(error))?;
+        let cpu = CpuPool::new(1);
+        let sink = DolphinSink::open(cluster, directory.path(), BATCH_BYTES, cpu, None)?;
+        let wanted = strait_common::engine::Table {
+            name: name.clone(),
+            ..described.clone()
+        };
+        let prepared = sink.prepare(&name, &wanted, false).await?;
+        let made = source.describe(&name).await?;
+        // A scheme by value has its values when they come: all else is as it was.
+        right &= made.recipe == described.recipe && made.divisions == described.divisions;
+        texts.push(format!(
+            "{}: {}",
+            prepared.created.join(", "),
+            made.recipe == described.recipe
+        ));
+        server
+            .script(&format!("dropDatabase(\"{DATABASE}\")"))
+            .await?;
+    }
+    found(texts.join("; "), right)
 }
 
 async fn every_type_compressed(server: &Server) -> Result<Found> {

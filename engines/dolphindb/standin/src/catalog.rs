@@ -133,6 +133,8 @@ pub struct Chunk {
     pub id: u64,
     /// The transaction that wrote it last.
     pub cid: u64,
+    /// How often it was written, unless somebody has set it otherwise.
+    pub version: u64,
     /// Who holds it, if a transaction does.
     pub locked: Option<u64>,
     /// Its rows.
@@ -157,6 +159,12 @@ pub struct TableState {
     pub physical: String,
     /// The columns of a key of which it keeps the newest row alone; all rows are kept without.
     pub keyed: Vec<String>,
+    /// What it is sorted by, in TSDB.
+    pub sort_columns: Vec<String>,
+    /// How its columns are compressed, where that is not by LZ4.
+    pub compression: BTreeMap<String, String>,
+    /// The engine of its database.
+    pub engine: String,
     /// Its partitions that have rows, or had.
     pub chunks: BTreeMap<Vec<usize>, Chunk>,
 }
@@ -166,6 +174,8 @@ pub struct TableState {
 pub struct Database {
     /// Its levels.
     pub schemes: Vec<Scheme>,
+    /// The engine that keeps its tables: OLAP or TSDB.
+    pub engine: String,
     /// Its tables.
     pub tables: BTreeMap<String, TableState>,
 }
@@ -204,6 +214,9 @@ impl TableState {
             divisions,
             physical,
             keyed: Vec::new(),
+            sort_columns: Vec::new(),
+            compression: BTreeMap::new(),
+            engine: "OLAP".to_owned(),
             chunks: BTreeMap::new(),
         }
     }
@@ -357,10 +370,12 @@ impl Catalog {
             let chunk = table.chunks.entry(place).or_insert_with(|| Chunk {
                 id,
                 cid,
+                version: 0,
                 locked: None,
                 batches: Vec::new(),
             });
             chunk.cid = cid;
+            chunk.version += 1;
             chunk.batches.push(batch);
             if !table.keyed.is_empty() {
                 chunk.batches = vec![newest(&chunk.batches, &table.schema, &table.keyed)?];

@@ -41,8 +41,14 @@ pub(crate) struct Session {
     pub logins: Logins,
 }
 
-const CONSTANTS: [&str; 10] = [
-    "VALUE", "RANGE", "LIST", "COMPO", "HASH", "TSDB", "OLAP", "TRANS", "CHUNK", "VAR",
+const CRC32: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+
+/// What the controller tells of all chunks.
+const CHUNKS_STATUS: &str = "getClusterChunksStatus";
+
+const CONSTANTS: [&str; 13] = [
+    "VALUE", "RANGE", "LIST", "COMPO", "HASH", "TSDB", "OLAP", "TRANS", "CHUNK", "VAR", "ALL",
+    "LAST", "FIRST",
 ];
 
 fn lock(catalog: &Mutex<Catalog>) -> MutexGuard<'_, Catalog> {
@@ -147,6 +153,7 @@ impl Session {
                 Some(value) => value.clone(),
                 None if CONSTANTS.contains(&name.as_str())
                     || name == "getConsoleJobs"
+                    || name == CHUNKS_STATUS
                     || name.parse::<ColumnType>().is_ok() =>
                 {
                     Value::Constant(name.clone())
@@ -208,6 +215,14 @@ impl Session {
                 };
                 Cell::Bool(self.cell(inner, row)? == Cell::Null)
             }
+            Expression::Call(name, arguments) if CELL_FUNCTIONS.contains(&name.as_str()) => {
+                self.permitted(name)?;
+                let cells = arguments.iter().flatten();
+                let cells = cells
+                    .map(|argument| self.cell(argument, row))
+                    .collect::<Said<Vec<_>>>()?;
+                written(name, &cells)?
+            }
             Expression::Call(name, arguments) if name == "hashBucket" => {
                 let [Some(value), Some(buckets)] = arguments.as_slice() else {
                     return Err("hashBucket takes a value and a number".into());
@@ -237,6 +252,13 @@ impl Session {
             Expression::Binary(left, operator, right) => {
                 let (a, b) = (self.cell(left, row)?, self.cell(right, row)?);
                 match operator.as_str() {
+                    // A pattern that ends with its only %.
+                    "like" => match (&a, &b) {
+                        (Cell::Text(text), Cell::Text(pattern)) => {
+                            Cell::Bool(text.starts_with(pattern.trim_end_matches('%')))
+                        }
+                        _ => Cell::Bool(false),
+                    },
                     "or" | "||" => Cell::Bool(a.is_true() || b.is_true()),
                     "and" | "&&" => Cell::Bool(a.is_true() && b.is_true()),
                     "<=" => Cell::Bool(a <= b),
@@ -245,6 +267,9 @@ impl Session {
                     ">" => Cell::Bool(a > b),
                     "==" => Cell::Bool(a == b),
                     "!=" | "<>" => Cell::Bool(a != b),
+                    "+" if matches!((&a, &b), (Cell::Text(_), _) | (_, Cell::Text(_))) => {
+                        Cell::Text(text_of(&a) + &text_of(&b))
+                    }
                     _ => match (a.integer(), b.integer(), operator.as_str()) {
                         (Some(a), Some(b), "+") => Cell::Int(a + b),
                         (Some(a), Some(b), "-") => Cell::Int(a - b),
@@ -360,7 +385,12 @@ impl Session {
                 }
                 Expression::Call(function, arguments) => {
                     aggregate = true;
-                    let cell = aggregated(function, arguments, &rows)?;
+                    let cell = match arguments.as_slice() {
+                        [Some(inner)] if !matches!(inner, Expression::Name(_)) => {
+                            self.summed(function, inner, &rows)?
+                        }
+                        _ => aggregated(function, arguments, &rows)?,
+                    };
                     let column = vector(&[cell]);
                     (column.kind.field(function), column.array)
                 }
@@ -391,6 +421,21 @@ impl Session {
         table(fields, columns, count).map(Object::Table)
     }
 
+    /// The sum of what an expression comes to in each row.
+    fn summed(&mut self, function: &str, inner: &Expression, rows: &RecordBatch) -> Said<Cell> {
+        if function != "sum" {
+            return Err(format!("{function} of {inner:?}"));
+        }
+        let columns = columns_of(rows)?;
+        let mut sum = None;
+        for row in 0..rows.num_rows() {
+            if let Some(value) = self.cell(inner, Some((&columns, row)))?.integer() {
+                sum = Some(sum.unwrap_or(0) + value);
+            }
+        }
+        Ok(sum.map_or(Cell::Null, Cell::Int))
+    }
+
     /// A function that the stand-in knows.
     fn apply(&mut self, name: &str, arguments: Vec<Option<Value>>) -> Said<Value> {
         self.permitted(name)?;
@@ -417,14 +462,22 @@ impl Session {
                     // A database is described like a table of it, without columns.
                     let names = (0..schemes.len()).map(|level| level.to_string());
                     let divisions = names.zip(schemes).collect();
-                    let table = TableState::new(Arc::new(Schema::empty()), divisions, url);
+                    let mut table =
+                        TableState::new(Arc::new(Schema::empty()), divisions, url.clone());
+                    if let Some(database) = lock(&catalog).databases.get(&url) {
+                        table.engine.clone_from(&database.engine);
+                    }
                     let Object::Dictionary(mut entries) = description(&table)? else {
                         return Err("a description is a dictionary".into());
                     };
                     entries.retain(|(name, _)| {
                         !matches!(
                             name.as_str(),
-                            "colDefs" | "partitionColumnName" | "partitionColumnIndex"
+                            "colDefs"
+                                | "partitionColumnName"
+                                | "partitionColumnIndex"
+                                | "keepDuplicates"
+                                | "compressMethods"
                         )
                     });
                     Value::Object(Object::Dictionary(entries))
@@ -481,6 +534,19 @@ impl Session {
                 table.chunks.clear();
                 nothing()
             }
+            "dict" => {
+                let of = |at: usize| match argument(&arguments, at)? {
+                    Value::Object(Object::Vector(column) | Object::Scalar(column)) => {
+                        Ok::<_, String>(column.clone())
+                    }
+                    other => Err(format!("dict of {other:?}")),
+                };
+                let (keys, values) = (of(0)?, of(1)?);
+                let keys = keys.texts().map_err(|error| error.to_string())?;
+                let values = cells(values.kind, &values.array);
+                let entries = keys.into_iter().zip(values.iter().map(scalar));
+                Value::Object(Object::Dictionary(entries.collect()))
+            }
             "undef" => {
                 let name = self.text(&arguments, 0)?;
                 self.variables.remove(&name);
@@ -518,6 +584,14 @@ impl Session {
                 }
                 Value::Constant(name) if name == "getConsoleJobs" => self.jobs()?,
                 other => return Err(format!("pnodeRun({other:?})")),
+            },
+            "getControllerAlias" => Value::Object(scalar(&Cell::Text("controller".into()))),
+            "rpc" => match argument(&arguments, 1)?.clone() {
+                Value::Constant(name) if name == CHUNKS_STATUS => {
+                    self.permitted(&name)?;
+                    self.chunks_status()?
+                }
+                other => return Err(format!("rpc({other:?})")),
             },
             "print" => {
                 let text = self.text(&arguments, 0)?;
@@ -621,10 +695,12 @@ impl Session {
         let Value::Constant(kind) = kind.clone() else {
             return Err("database takes a partition type".into());
         };
-        if let Some(Some(_)) = arguments.get(4)
-            && self.text(arguments, 4)? != "OLAP"
-        {
-            return Err("this stand-in has the OLAP engine only".into());
+        let engine = match arguments.get(4) {
+            Some(Some(_)) => self.text(arguments, 4)?,
+            _ => "OLAP".to_owned(),
+        };
+        if !matches!(engine.as_str(), "OLAP" | "TSDB") {
+            return Err(format!("this stand-in has no engine {engine}"));
         }
         let scheme = argument(arguments, 2)?.clone();
         let schemes = match (kind.as_str(), scheme) {
@@ -672,6 +748,7 @@ impl Session {
                 url.clone(),
                 Database {
                     schemes: schemes.clone(),
+                    engine,
                     tables: BTreeMap::new(),
                 },
             );
@@ -699,6 +776,30 @@ impl Session {
                 "The number of partitioning columns must be that of the database's levels".into(),
             );
         }
+        // A table that nothing divides has no argument for that.
+        let after = if by.is_empty() { 3 } else { 4 };
+        let compression = match arguments.get(after) {
+            Some(Some(Value::Object(object))) => methods(object)?,
+            _ => BTreeMap::new(),
+        };
+        let sort_columns = match arguments.get(after + 1) {
+            Some(Some(Value::Object(object))) => {
+                object.texts().map_err(|error| error.to_string())?
+            }
+            _ => Vec::new(),
+        };
+        let keep = match arguments.get(after + 2) {
+            Some(Some(Value::Constant(keep))) => keep.clone(),
+            _ => "ALL".to_owned(),
+        };
+        let known = |column: &String| sample.schema().index_of(column).is_ok();
+        if let Some(stranger) = sort_columns
+            .iter()
+            .chain(compression.keys())
+            .find(|column| !known(column))
+        {
+            return Err(format!("The column [{stranger}] does not exist."));
+        }
         let mut catalog = lock(&self.catalog);
         let physical = format!("{:x}", catalog.next_number());
         let database = catalog
@@ -708,11 +809,20 @@ impl Session {
         if database.tables.contains_key(&name) {
             return Err(format!("The table [{name}] already exists. RefId: S01009"));
         }
+        if (database.engine == "TSDB") == sort_columns.is_empty() {
+            return Err(
+                "The TSDB engine needs sortColumns, and no other engine takes them.".into(),
+            );
+        }
         let divisions = by.into_iter().zip(schemes).collect();
-        database.tables.insert(
-            name.clone(),
-            TableState::new(sample.schema(), divisions, physical),
-        );
+        let mut made = TableState::new(sample.schema(), divisions, physical);
+        made.engine = database.engine.clone();
+        if keep == "LAST" {
+            made.keyed.clone_from(&sort_columns);
+        }
+        made.sort_columns = sort_columns;
+        made.compression = compression;
+        database.tables.insert(name.clone(), made);
         Ok(Value::Table(url, name))
     }
 
@@ -904,6 +1014,29 @@ impl Session {
         Ok(Value::Object(Object::Nothing))
     }
 
+    /// The controller's list of chunks: the newest of each one's versions leads its chain.
+    fn chunks_status(&self) -> Said<Value> {
+        let catalog = lock(&self.catalog);
+        let (mut ids, mut files, mut chains) = (vec![], vec![], vec![]);
+        for (url, database) in &catalog.databases {
+            for table in database.tables.values() {
+                for (place, chunk) in &table.chunks {
+                    ids.push(format!("{:032x}", chunk.id));
+                    files.push(table.path(url, place));
+                    let (cid, version) = (chunk.cid, chunk.version);
+                    chains.push(format!("{cid}:0:{version}:{cid} -> "));
+                }
+            }
+        }
+        let count = ids.len();
+        let fields = ["chunkId", "file", "versionChain"];
+        let fields = fields.map(|name| ColumnType::plain(Type::String).field(name));
+        let columns = [ids, files, chains];
+        let columns = columns.map(|texts| Arc::new(StringArray::from(texts)) as ArrayRef);
+        table(fields.to_vec(), columns.to_vec(), count)
+            .map(|batch| Value::Object(Object::Table(batch)))
+    }
+
     /// One row for each chunk: the real one has a row for each replica.
     fn tablets(&mut self, held: &[Option<Value>]) -> Said<Value> {
         let pattern = self.text(held, 0)?;
@@ -920,7 +1053,7 @@ impl Session {
                         ids.push(format!("{:032x}", chunk.id));
                         paths.push(path);
                         names.push(name.clone());
-                        versions.push(i64::try_from(chunk.cid).unwrap_or(0));
+                        versions.push(i64::try_from(chunk.version).unwrap_or(0));
                         rows.push(i64::try_from(chunk.rows()).unwrap_or(0));
                     }
                 }
@@ -1013,6 +1146,57 @@ fn member(object: Object, name: &str) -> Said<Value> {
         }
         other => Err(format!("{} has no member {name}", other.form())),
     }
+}
+
+/// What these do with the cells of one row.
+const CELL_FUNCTIONS: [&str; 5] = ["crc32", "hex", "string", "long", "iif"];
+
+fn written(function: &str, cells: &[Cell]) -> Said<Cell> {
+    Ok(match (function, cells) {
+        ("crc32", [Cell::Null]) => Cell::Null,
+        ("crc32", [Cell::Text(text)]) => {
+            let sum = CRC32.checksum(text.as_bytes());
+            Cell::Int(i128::from(sum.cast_signed()))
+        }
+        ("hex", [Cell::Null]) => Cell::Null,
+        ("hex", [Cell::Int(value)]) => Cell::Text(format!("{value:016X}")),
+        ("hex", [Cell::Float(value)]) => Cell::Text(format!("{:016X}", value.to_bits())),
+        ("string", [cell]) => Cell::Text(text_of(cell)),
+        ("long", [cell]) => match cell {
+            Cell::Bool(truth) => Cell::Int(i128::from(*truth)),
+            Cell::Date(days) | Cell::Month(days) => Cell::Int(i128::from(*days)),
+            Cell::Time(ns) => Cell::Int(i128::from(*ns)),
+            Cell::Stamp(ns) => Cell::Int(*ns),
+            Cell::Int(_) | Cell::Null => cell.clone(),
+            other => return Err(format!("long({other:?})")),
+        },
+        ("iif", [condition, yes, no]) => match condition.is_true() {
+            true => yes.clone(),
+            false => no.clone(),
+        },
+        (_, other) => return Err(format!("{function} of {other:?}")),
+    })
+}
+
+/// How the stand-in writes a cell: not as the real one does, and always alike.
+fn text_of(cell: &Cell) -> String {
+    match cell {
+        Cell::Null => String::new(),
+        Cell::Text(text) => text.clone(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Methods of compression by column.
+fn methods(object: &Object) -> Said<BTreeMap<String, String>> {
+    let Object::Dictionary(entries) = object else {
+        return Err("compressMethods is a dictionary".into());
+    };
+    let method = |(name, method): &(String, Object)| {
+        let method = method.text().map_err(|error| error.to_string())?;
+        Ok((name.clone(), method))
+    };
+    entries.iter().map(method).collect()
 }
 
 fn columns_of(rows: &RecordBatch) -> Said<BTreeMap<String, Vec<Cell>>> {
@@ -1143,7 +1327,32 @@ fn description(table_state: &TableState) -> Said<Object> {
         };
         entries.push(("partitionSchema".into(), scheme));
     }
-    entries.push(("engineType".into(), scalar(&Cell::Text("OLAP".into()))));
+    let engine = Cell::Text(table_state.engine.clone());
+    entries.push(("engineType".into(), scalar(&engine)));
+    if !table_state.sort_columns.is_empty() {
+        let sorted = texts(table_state.sort_columns.clone());
+        entries.push(("sortColumns".into(), Object::Vector(sorted)));
+    }
+    let fields = [("name", Type::String), ("compressMethods", Type::String)];
+    let fields = fields.map(|(name, kind)| ColumnType::plain(kind).field(name));
+    let names: Vec<String> = table_state
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect();
+    let by = |name| {
+        let method = table_state.compression.get(name);
+        method.map_or("lz4", String::as_str).to_owned()
+    };
+    let methods: Vec<String> = names.iter().map(by).collect();
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(names)),
+        Arc::new(StringArray::from(methods)),
+    ];
+    let rows = columns[0].len();
+    let methods = table(fields.to_vec(), columns, rows)?;
+    entries.push(("compressMethods".into(), Object::Table(methods)));
     let kept = if table_state.keyed.is_empty() {
         "ALL"
     } else {

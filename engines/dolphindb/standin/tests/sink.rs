@@ -461,6 +461,7 @@ fn divided(name: &str, levels: &[(&str, DivisionKind)]) -> Table {
         name: TableName::new("suite", name).unwrap(),
         schema: schema(),
         divisions: levels.iter().map(level).collect(),
+        recipe: None,
     }
 }
 

@@ -430,6 +430,66 @@ async fn lists_are_listed_and_read_by_their_number() {
     assert_eq!(read.len(), COUNT as usize / 5);
 }
 
+/// Repairs set a chunk's version by hand, and a node may use one again: who wrote it last tells all the same.
+#[tokio::test]
+async fn a_version_that_comes_back_is_not_the_same_where_the_controller_tells() {
+    let world = compo().await;
+    let versions = async || -> Vec<String> {
+        let partitions = world.partitions(None).await.into_iter();
+        partitions.map(|partition| partition.version.0).collect()
+    };
+    let before = versions().await;
+    assert_eq!(versions().await, before);
+    {
+        let mut catalog = world.standin.catalog();
+        let table = catalog.table("dfs://db1", "mt").unwrap();
+        let chunk = table.chunks.values_mut().next().unwrap();
+        chunk.cid += 1_000_000;
+    }
+    let after = versions().await;
+    let moved = before.iter().zip(&after).filter(|(a, b)| a != b);
+    assert_eq!(moved.count(), 1);
+    // A read looks at one partition, of which no commit id is asked.
+    let planned = world.partitions(None).await;
+    world
+        .read(None, &planned[0], &Cursor::start())
+        .await
+        .unwrap();
+    let denied = "getClusterChunksStatus";
+    world.standin.catalog().denied.push(denied.into());
+    let without = versions().await;
+    assert!(
+        after
+            .iter()
+            .zip(&without)
+            .all(|(with, without)| with.starts_with(&format!("{without}."))),
+        "{after:?} {without:?}"
+    );
+    world
+        .read(None, &planned[0], &Cursor::start())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_server_sums_whole_partitions_or_they_are_read() {
+    let world = compo().await;
+    let partitions = world.partitions(None).await;
+    let sums = async |predicate: Option<&str>| {
+        let selection = world.selection(predicate).await;
+        let sums = world.source.sums(&world.table, &selection, &partitions[0]);
+        sums.await.unwrap()
+    };
+    let all = sums(None).await.unwrap();
+    assert_eq!(Some(all.rows), partitions[0].rows);
+    assert!(all.kind.contains("DATE"), "{}", all.kind);
+    assert_eq!(sums(None).await, Some(all));
+    // The server may select more than the condition does.
+    assert_eq!(sums(Some("n > 5")).await, None);
+    world.standin.catalog().denied.push("crc32".into());
+    assert_eq!(sums(None).await, None);
+}
+
 #[tokio::test]
 async fn without_versions_nothing_is_unchanged_and_nothing_is_gone_on_with() {
     let world = compo().await;

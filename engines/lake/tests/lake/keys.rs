@@ -44,6 +44,7 @@ impl Keyed {
                 name: TableName::new("keys", name).unwrap(),
                 schema: Arc::new(Schema::new(fields)),
                 divisions: columns.iter().map(by).collect(),
+                recipe: None,
             },
         }
     }
