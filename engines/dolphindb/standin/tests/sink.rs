@@ -465,6 +465,49 @@ fn divided(name: &str, levels: &[(&str, DivisionKind)]) -> Table {
     }
 }
 
+/// A recipe says TSDB, and a database that is there says what it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_database_that_is_there_decides_which_engine_keeps_a_table() {
+    let plain = table(true).unwrap();
+    let recipe = "{\"dolphindb\": 1, \"engine\": \"TSDB\", \"sort_columns\": [\"symbol\", \"number\"], \"keep_duplicates\": \"LAST\"}";
+    let sorted = Table {
+        name: TableName::new("suite", "sorted").unwrap(),
+        recipe: Some(recipe.to_owned()),
+        ..plain.clone()
+    };
+    let engine_of = async |store: &Store, name: &TableName| {
+        let described = store.source.describe(name).await.unwrap();
+        let said = described.recipe.unwrap();
+        ["TSDB", "LAST", "symbol\",\"number"].map(|word| said.contains(word))
+    };
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let dry = store.sink.prepare(&sorted.name, &sorted, true).await;
+    let dry = dry.unwrap();
+    assert_eq!(dry.created.len(), 2);
+    assert!(dry.created[1].contains("TSDB engine, sorted by symbol, number"));
+    assert!(dry.notes[0].contains("one row of each key"), "{dry:?}");
+    assert_eq!(prepared(&store, &sorted).await.created, dry.created);
+    assert_eq!(engine_of(&store, &sorted.name).await, [true; 3]);
+    // A table without a recipe has nothing that TSDB could sort by.
+    let error = store.sink.prepare(&plain.name, &plain, false).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused);
+    assert!(
+        error.to_string().contains("suite is of the TSDB engine"),
+        "{error}"
+    );
+    assert_eq!(store.source.tables().await.unwrap().len(), 1);
+
+    let world = World::new().await;
+    let (store, _) = world.process();
+    prepared(&store, &plain).await;
+    let made = prepared(&store, &sorted).await;
+    assert_eq!(made.created, ["table suite/sorted"]);
+    assert!(made.notes[0].contains("OLAP engine"), "{made:?}");
+    assert_eq!(engine_of(&store, &sorted.name).await, [false; 3]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_divides_all_of_its_tables_alike() {
     let world = World::new().await;
