@@ -165,7 +165,7 @@ impl Far {
     /// Asks until it is heard.
     async fn pause(&self, id: GroupId, shutdown: &Shutdown) {
         let begun = Instant::now();
-        let mut tries = 0;
+        let (mut tries, mut answered_since) = (0, None);
         loop {
             let mut client = self.client.clone();
             let request = v1::GetGroupRequest { id: id.to_string() };
@@ -174,11 +174,11 @@ impl Far {
                 return;
             };
             // One that answers may not know the group yet.
-            let most = match error.kind() {
-                Kind::Unavailable => PAUSE_MAX,
-                _ => AWAY_MAX,
+            let over = match error.kind() {
+                Kind::Unavailable => begun.elapsed() > PAUSE_MAX,
+                _ => answered_since.get_or_insert_with(Instant::now).elapsed() > AWAY_MAX,
             };
-            if begun.elapsed() > most {
+            if over {
                 tracing::error!(group = %id, %error, "the deadline is over, and the group could not be paused");
                 return;
             }
@@ -305,10 +305,12 @@ impl Groups for FarGroups {
         let (shutdown, pausing) = (self.shutdown.clone(), Arc::clone(&self.pausing));
         self.tasks.spawn(async move {
             tokio::select! {
-                () = far.pause(id, &shutdown) => {
-                    lock(&pausing).remove(&id);
-                }
+                () = far.pause(id, &shutdown) => {}
                 () = asking.cancelled() => {}
+            }
+            // Whoever has cancelled it has taken it out, or put another in its place.
+            if !asking.is_cancelled() {
+                lock(&pausing).remove(&id);
             }
         });
     }

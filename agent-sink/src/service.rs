@@ -214,6 +214,7 @@ impl Shared {
             notes: prepared.notes,
             lacking: prepared.lacking,
             foreign: prepared.foreign,
+            keyed: prepared.keyed,
             absent,
             columns,
             divided_otherwise: prepared.divided_otherwise,

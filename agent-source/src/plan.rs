@@ -258,8 +258,15 @@ impl Planned {
         Ok(chosen.boxed())
     }
 
-    /// Whether B's rows are of somebody else, and nobody has said what happens to them.
-    fn check_foreign(&self, mode_named: bool) -> Result<()> {
+    /// Whether B's table takes rows in this mode; or its rows are of somebody else, and nobody has said what happens to them.
+    fn check_mode(&self, mode_named: bool) -> Result<()> {
+        if self.reply.keyed && self.job.mode.disposition() == Disposition::Append {
+            return Err(Error::refused(format!(
+                "table {} at the sink keeps one row of each key, so what is appended is not what is stored: use --mode mirror, or replace. Make it by hand, without a key, \
+                 if all rows are to be kept",
+                self.job.spec.to.table
+            )));
+        }
         if mode_named || !self.reply.foreign {
             return Ok(());
         }
@@ -465,7 +472,7 @@ pub async fn start(agent: &Arc<Agent>, mut asked: Asked) -> Result<Started> {
     if let Some((owner, name, _)) = planned.link.claim(&asked.spec.to).await? {
         return owned(agent, owner, &name, &asked).await;
     }
-    planned.check_foreign(mode_named)?;
+    planned.check_mode(mode_named)?;
     planned.check_partitions(agent, without_room).await?;
     planned.check_unplanned(agent).await?;
     let planned = planned.make(agent, policy).await?;
@@ -725,7 +732,7 @@ pub async fn show(
     let mode = Mode::try_from(request.mode)?;
     let planned = plan(agent, spec, mode, now_ns(), policy).await?;
     let kind = request.mode.unwrap_or_default().kind();
-    planned.check_foreign(kind != v1::mode::Kind::Unspecified)?;
+    planned.check_mode(kind != v1::mode::Kind::Unspecified)?;
     let send = |body| answers.send(v1::PlanReply { body: Some(body) });
     send(v1::plan_reply::Body::Summary(summary(
         agent,

@@ -312,6 +312,8 @@ pub struct Prepared {
     pub notes: Vec<String>,
     /// The columns of the table that are not among those of the run.
     pub lacking: Vec<String>,
+    /// Whether the table keeps one row of each key: then rows cannot be appended to it, only whole partitions put in the place of others.
+    pub keyed: bool,
     /// Whether the table has rows, and no run has ever claimed it.
     pub foreign: bool,
     /// How the table is divided, as an operator is shown it, where that is otherwise than the rows come ([`crate::regroup`]): then they can be appended, and neither

@@ -336,10 +336,10 @@ impl Book {
             changed: BTreeSet::new(),
             removed: BTreeSet::new(),
         };
-        // How their last tries ended was not written down.
-        let left = book.starts.values();
-        let left = left.filter(|start| start.state == State::Due && start.group.is_some());
-        book.astray = left.map(|start| start.at).collect();
+        // How their last tries ended was not written down. Those of earlier windows were asked then, and a person may have gone on with one since.
+        let tried = |start: &&Start| start.state == State::Due && start.tries > 0;
+        let tried = book.starts.values().filter(tried);
+        book.astray = tried.map(|start| start.at).collect();
         if let Some(at) = book
             .running()
             .filter(|start| !start.manual)
@@ -435,6 +435,7 @@ impl Book {
         let mut acts = Vec::new();
         self.mind_the_clock(now);
         self.decide_starts(now, &mut acts);
+        self.pause_astray(now, &mut acts);
         self.close_window(now, &mut acts);
         if let Some(running) = self.running()
             && self.until.is_some_and(|until| now >= until)
@@ -444,7 +445,6 @@ impl Book {
             self.stopping = true;
             acts.push(Act::Pause { group });
         }
-        self.pause_astray(now, &mut acts);
         if self.running().is_none() {
             acts.extend(self.begin(now, group));
         }
@@ -535,7 +535,7 @@ impl Book {
                 settle(&mut start, State::Partial, now);
             }
             How::Partial { temporary } | How::Failed { temporary } => {
-                if temporary {
+                if temporary && self.rules.deadline.is_some() && !start.manual {
                     self.astray.insert(at);
                 }
                 let last = match ended.how {
@@ -739,7 +739,7 @@ impl Book {
         }
         for at in std::mem::take(&mut self.astray) {
             let start = self.starts.get(&at);
-            let left = start.filter(|start| start.state == State::Due);
+            let left = start.filter(|start| start.state != State::Running);
             acts.extend(
                 left.and_then(|start| start.group)
                     .map(|group| Act::Pause { group }),

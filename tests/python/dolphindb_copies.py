@@ -421,11 +421,14 @@ def made_anew(checks, pair, client, other):
     for at, day in enumerate(DAYS):
         insert(client, ticks(day, at * ROWS_OF_A_DAY, ROWS_OF_A_DAY))
     way = ("live:db1/mt", "dr:db1/mt")
-    plan = pair.json("plan", "--from", way[0], "--to", way[1])
+    plan = pair.json("plan", "--from", way[0], "--to", way[1], "--mode", "mirror")
     made = plan["created"][-1]
     checks.check("plan says how it would be made", all(word in made for word in ("TSDB", "sym, n", "LAST", "price by zstd")), made)
     said = " ".join(plan["notes"])
     checks.check("and that it keeps one row of a key", "one row of each key" in said, said)
+    refused = pair.json("sync", "--from", way[0], "--to", way[1], codes=range(1, 256))
+    nothing = other.run('existsDatabase("dfs://db1")')
+    checks.check("to append is refused before anything is made", "--mode mirror" in str(refused) and not nothing, refused)
     answer = pair.sync(*way, "--mode", "mirror")
     checks.check("months and ranges are copied one by one", answer["partitions_done"] == 3, answer["partitions_done"])
     made = [making_of(each, TABLE) for each in (client, other)]
@@ -433,8 +436,11 @@ def made_anew(checks, pair, client, other):
     same(checks, "the vendor's client reads the same at both", rows_at_server(client), rows_at_server(other))
     # Once more after a month that B's scheme has not yet, and a range after its last one.
     client.run('addValuePartitions(database("dfs://db1"), [2026.12M], 0)')
-    client.run('addRangePartitions(database("dfs://db1"), [20000, 30000], 1)')
-    insert(client, ticks("2026-12-01", 20_500, 10))
+    client.run('addRangePartitions(database("dfs://db1"), [20000, 30000, 40000], 1)')
+    # The one that comes next has no rows: nobody sends it.
+    insert(client, ticks("2026-12-01", 30_500, 10))
+    plan = pair.json("plan", "--from", way[0], "--to", way[1], "--mode", "mirror")
+    checks.check("plan says which ranges B lacks", plan["created"] == ["2 ranges of n of table db1/mt"], plan["created"])
     night = pair.sync(*way, "--mode", "mirror")
     checks.check("what A's scheme has got since is added at B", night["partitions_done"] == 1, night["partitions_done"])
     same(checks, "with its rows", rows_at_server(client), rows_at_server(other))

@@ -24,7 +24,6 @@ use crate::publish::{Attempt, encoded};
 use crate::scheme;
 use crate::sink::PIECE_BYTES;
 use crate::source::Described;
-use crate::version;
 
 /// An attempt.
 pub(crate) struct DolphinAttachment {
@@ -209,13 +208,13 @@ impl Attachment for DolphinAttachment {
             .await?;
         let mut entries = Vec::new();
         for confirmed in confirmed {
-            let now = now.get(&confirmed.receipt.key).map(|now| &now.version);
-            if now.is_some_and(|now| version::agree(now, &confirmed.version)) {
+            let version = now.get(&confirmed.receipt.key).map(|now| &now.version);
+            if version == Some(&confirmed.version) {
                 entries.push(Entry {
                     run: attempt.run,
                     act: Act::Confirm,
                     receipt: confirmed.receipt.clone(),
-                    version: Some(confirmed.version.clone()),
+                    version: version.cloned(),
                     whole: true,
                 });
             }

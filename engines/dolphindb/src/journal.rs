@@ -168,14 +168,7 @@ pub(crate) fn in_effect(entries: &[Entry]) -> &[Entry] {
 /// Whether the rows of a partition of this version are those of its entries in effect and no others.
 pub(crate) fn is_intact(entries: &[Entry], version: Option<&Version>) -> bool {
     match in_effect(entries).last() {
-        Some(last) => {
-            // What was published was looked at alone, without its commit id.
-            let same = match (&last.version, version) {
-                (Some(then), Some(now)) => crate::version::agree(then, now),
-                (then, now) => then.is_none() && now.is_none(),
-            };
-            last.whole && same
-        }
+        Some(last) => last.whole && last.version.as_ref() == version,
         None => version.is_none(),
     }
 }

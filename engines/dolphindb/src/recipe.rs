@@ -11,7 +11,7 @@ use strait_common::value::Value;
 use strait_common::{Error, Result};
 
 use crate::object::{Object, texts_of};
-use crate::scheme::Level;
+use crate::scheme::{Level, Marks};
 use crate::script;
 use crate::types::{ColumnType, Type};
 
@@ -19,6 +19,9 @@ use crate::types::{ColumnType, Type};
 const VERSION: u32 = 1;
 /// The others that the server takes.
 const COMPRESSIONS: [&str; 3] = ["delta", "zstd", "chimp"];
+
+/// Of words from outside so many letters are shown.
+const SHOWN_MAX: usize = 300;
 
 /// A storage engine of the server's that tables can be made for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,18 +93,34 @@ impl Mark {
         }
     }
 
+    /// As a literal of exactly this type: a list of mixed ones would be something else.
     fn literal(&self, kind: Type) -> Result<String> {
+        if let (Mark::Number(value), Type::Char | Type::Short | Type::Long) = (self, kind) {
+            let (least, most, suffix) = match kind {
+                Type::Char => (i8::MIN.into(), i8::MAX.into(), 'c'),
+                Type::Short => (i16::MIN.into(), i16::MAX.into(), 'h'),
+                _ => (i64::MIN, i64::MAX, 'l'),
+            };
+            // The least one is null.
+            let holds = *value > least && *value <= most;
+            return match holds {
+                true => Ok(format!("{value}{suffix}")),
+                false => Err(self.foreign(kind)),
+            };
+        }
         let value = match (self, kind) {
             (Mark::Number(days), Type::Date) => i32::try_from(*days).ok().map(Value::Date),
             (Mark::Number(value), _) => Some(Value::Int(i128::from(*value))),
             (Mark::Text(text), _) => Some(Value::String(text.clone())),
         };
         let literal = value.and_then(|value| script::literal(&value, kind));
-        literal.ok_or_else(|| {
-            Error::refused(format!(
-                "{self:?} of a division's scheme is no value of {kind}"
-            ))
-        })
+        literal.ok_or_else(|| self.foreign(kind))
+    }
+
+    fn foreign(&self, kind: Type) -> Error {
+        Error::refused(format!(
+            "{self:?} of a division's scheme is no value of {kind}"
+        ))
     }
 }
 
@@ -234,7 +253,7 @@ impl Recipe {
     /// The scheme of each level as a script has it, where the recipe is of a table that is divided like this one.
     ///
     /// # Errors
-    /// `Refused` for a value that no script can have.
+    /// `Refused` for a value that no script can have, or where lists may have been too long to be told.
     pub(crate) fn schemes(&self, divisions: &[Division]) -> Result<Option<Vec<String>>> {
         let fits = |(level, division): (&Divided, &Division)| {
             let kind = match (&level.scheme, division.kind) {
@@ -251,11 +270,51 @@ impl Recipe {
             };
             kind && level.column == division.column
         };
+        let is_hash = |division: &Division| matches!(division.kind, DivisionKind::Hash { .. });
+        if self.levels.is_empty() && divisions.iter().any(is_hash) {
+            return Err(Error::refused(
+                "A's scheme is too long to be told, and may be of lists or of buckets: make the database and table at B, then copy to it",
+            ));
+        }
         if self.levels.len() != divisions.len() || !self.levels.iter().zip(divisions).all(fits) {
             return Ok(None);
         }
         let schemes = self.levels.iter().map(|level| level.scheme.script());
         schemes.collect::<Result<_>>().map(Some)
+    }
+
+    /// The ranges that this one has after the last one of the table that is there: what they are called, and the statement that adds them to this database, which is in quotes.
+    ///
+    /// # Errors
+    /// `Refused` for an edge that no script can have.
+    pub(crate) fn further(&self, there: &Recipe, database: &str) -> Result<Vec<(String, String)>> {
+        let mut further = Vec::new();
+        for (at, (ours, theirs)) in self.levels.iter().zip(&there.levels).enumerate() {
+            let (
+                Scheme::Range { of, edges },
+                Scheme::Range {
+                    of: kind,
+                    edges: known,
+                },
+            ) = (&ours.scheme, &theirs.scheme)
+            else {
+                continue;
+            };
+            let follow = of == kind
+                && ours.column == theirs.column
+                && edges.len() > known.len()
+                && edges.starts_with(known);
+            if !follow || known.is_empty() {
+                continue;
+            }
+            let kind: ColumnType = of.parse()?;
+            let added = literals(&edges[known.len() - 1..], kind.item)?;
+            further.push((
+                format!("{} ranges of {}", edges.len() - known.len(), ours.column),
+                format!("addRangePartitions(database({database}), {added}, {at})"),
+            ));
+        }
+        Ok(further)
     }
 
     /// What the table is made with: as the one that the recipe is of, as far as its columns are there.
@@ -265,7 +324,7 @@ impl Recipe {
         if !self.beside.is_empty() {
             notes.push(format!(
                 "the table is made without what A's has beside: {}. Make it by hand first if B's is to have it",
-                self.beside.join(", ")
+                shown(&self.beside.join(", "))
             ));
         }
         let compression = self.compression.iter();
@@ -283,7 +342,7 @@ impl Recipe {
         let missing = self.sort_columns.iter().find(|column| !has(column));
         if missing.is_some() || self.sort_columns.is_empty() {
             let why = missing.map_or("A does not say what it sorts by".to_owned(), |column| {
-                format!("A's sorts by {column}, which is not copied")
+                format!("A's sorts by {}, which is not copied", shown(column))
             });
             notes.push(format!(
                 "the table is made for the OLAP engine: {why}. Make it by hand first if it is to be another one"
@@ -298,6 +357,19 @@ impl Recipe {
             ..made
         }
     }
+}
+
+/// A list of these in a script.
+fn literals(marks: &[Mark], kind: Type) -> Result<String> {
+    let literals = marks.iter().map(|mark| mark.literal(kind));
+    let literals = literals.collect::<Result<Vec<_>>>()?;
+    Ok(format!("[{}]", literals.join(", ")))
+}
+
+/// Words from outside as an operator is shown them.
+fn shown(text: &str) -> String {
+    let short: String = text.chars().take(SHOWN_MAX).collect();
+    short.escape_debug().to_string()
 }
 
 fn divided(level: &Level) -> Option<Divided> {
@@ -327,19 +399,6 @@ fn divided(level: &Level) -> Option<Divided> {
     })
 }
 
-/// What the scheme of a level says beside what its partitions tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Marks {
-    /// Nothing: values are added as they come.
-    Values,
-    /// Where its ranges begin and end.
-    Edges(Vec<Value>),
-    /// The values of each list.
-    Lists(Vec<Vec<Value>>),
-    /// How many buckets.
-    Buckets(u32),
-}
-
 /// A scheme by value that has one value, which no row is likely to have; those of the partitions are added as they come.
 pub(crate) fn by_value(kind: Type) -> Option<String> {
     let value = match kind {
@@ -364,11 +423,7 @@ impl Scheme {
         if array {
             return Err(impossible("lists divides nothing"));
         }
-        let literals = |marks: &[Mark]| {
-            let literals = marks.iter().map(|mark| mark.literal(kind));
-            let literals = literals.collect::<Result<Vec<_>>>()?;
-            Ok::<_, Error>(format!("[{}]", literals.join(", ")))
-        };
+        let literals = |marks: &[Mark]| literals(marks, kind);
         Ok(match self {
             Scheme::Value { .. } => by_value(kind)
                 .ok_or_else(|| impossible("values, which divide no table that is made here"))?,
@@ -594,6 +649,25 @@ mod tests {
         );
     }
 
+    /// Integers of other sizes than INT are said to be of them.
+    #[test]
+    fn edges_are_literals_of_their_type() {
+        for (kind, value, literal) in [
+            (Type::Char, -5, "-5c"),
+            (Type::Short, 300, "300h"),
+            (Type::Int, 7, "7"),
+            (Type::Long, 7, "7l"),
+            (Type::Long, 5_000_000_000, "5000000000l"),
+            (Type::Date, 1, "1970.01.02"),
+            (Type::Month, 2026 * 12, "2026.01M"),
+        ] {
+            assert_eq!(Mark::Number(value).literal(kind).unwrap(), literal);
+        }
+        // The least one is null.
+        let least = Mark::Number(i64::MIN).literal(Type::Long).unwrap_err();
+        assert_eq!(least.kind(), Kind::Refused);
+    }
+
     #[test]
     fn a_scheme_too_long_to_tell_is_left_out_and_nothing_else() {
         let mut recipe = recipe_of("TSDB");
@@ -604,7 +678,10 @@ mod tests {
         };
         let table = table(recipe.text(), &ALL);
         let recipe = Recipe::read(&table).unwrap();
-        assert_eq!(recipe.schemes(&table.divisions).unwrap(), None);
+        // Lists would be made as buckets.
+        let error = recipe.schemes(&table.divisions).unwrap_err();
+        assert!(error.to_string().contains("lists or of buckets"), "{error}");
+        assert_eq!(recipe.schemes(&table.divisions[..2]).unwrap(), None);
         assert_eq!(recipe.made(&table).engine, Engine::Tsdb);
     }
 

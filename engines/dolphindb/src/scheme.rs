@@ -13,7 +13,6 @@ use strait_common::value::{Value, days_of};
 use strait_common::{Context, Error, Result};
 
 use crate::object::{Column, Object};
-use crate::recipe::Marks;
 use crate::script;
 use crate::types::{ColumnType, Type};
 
@@ -32,6 +31,19 @@ pub(crate) struct Entry {
     directory: String,
     /// The values of a list, as a literal.
     list: Option<String>,
+}
+
+/// What the scheme of a level says beside what its partitions tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// Nothing: values are added as they come.
+    Values,
+    /// Where its ranges begin and end.
+    Edges(Vec<Value>),
+    /// The values of each list.
+    Lists(Vec<Vec<Value>>),
+    /// How many buckets.
+    Buckets(u32),
 }
 
 /// One level.

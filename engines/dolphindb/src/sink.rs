@@ -203,6 +203,40 @@ impl DolphinSink {
         )))
     }
 
+    /// Ranges that A has got since: all of them, for they can only be added one after another, and partitions come in any order.
+    async fn add_ranges(
+        &self,
+        table: &TableName,
+        there: &Table,
+        wanted: &Table,
+        dry_run: bool,
+    ) -> Result<Vec<String>> {
+        let url = quoted(&format!("dfs://{}", table.database()))?;
+        let lacking = |there: &Table| match (Recipe::read(wanted), Recipe::read(there)) {
+            (Some(wanted), Some(there)) => wanted.further(&there, &url),
+            _ => Ok(Vec::new()),
+        };
+        let further = lacking(there)?;
+        if !dry_run && !further.is_empty() {
+            self.inner.step("add ranges").await?;
+            let mut lease = self.inner.cluster.connect().await?;
+            for (_, add) in &further {
+                if let Err(failure) = lease.connection().script(add).await {
+                    // Another process may have been faster.
+                    let now = self.there(table).await?;
+                    if now.is_none_or(|now| lacking(&now).is_ok_and(|left| left == further)) {
+                        return Err(failure.into());
+                    }
+                }
+            }
+            self.inner.step("return from prepare").await?;
+        }
+        let told = further
+            .into_iter()
+            .map(|(what, _)| format!("{what} of table {table}"));
+        Ok(told.collect())
+    }
+
     /// The table as it is, if it is there.
     async fn there(&self, table: &TableName) -> Result<Option<Table>> {
         match self.inner.source.describe(table).await {
@@ -246,6 +280,7 @@ impl DolphinSink {
         Ok(Prepared {
             lacking: lacking.map(|field| field.name().clone()).collect(),
             foreign,
+            keyed,
             notes,
             ..Prepared::default()
         })
@@ -403,7 +438,9 @@ impl Sink for DolphinSink {
 
     async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
         if let Some(there) = self.there(table).await? {
-            return self.fits(table, &there, wanted).await;
+            let mut fits = self.fits(table, &there, wanted).await?;
+            fits.created = self.add_ranges(table, &there, wanted, dry_run).await?;
+            return Ok(fits);
         }
         let schema = fit::server_schema(&wanted.schema)?;
         for field in wanted.schema.fields() {
@@ -428,9 +465,9 @@ impl Sink for DolphinSink {
         let mut notes = made.notes.clone();
         notes.extend((made.keep != Keep::All).then(|| keyed_note(table)));
         if !dry_run {
-            let made = self.make(table, wanted, database, &made).await;
+            let done = self.make(table, wanted, database, &made).await;
             // Another process may have been faster; what it has made is looked at like any other table.
-            let there = match made {
+            let there = match done {
                 Err(error) if error.kind() == Kind::Refused => match self.there(table).await {
                     Ok(Some(there)) => there,
                     _ => return Err(error),
@@ -446,6 +483,7 @@ impl Sink for DolphinSink {
         Ok(Prepared {
             created,
             notes,
+            keyed: made.keep != Keep::All,
             ..Prepared::default()
         })
     }

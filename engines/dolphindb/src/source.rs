@@ -7,7 +7,7 @@
 //!
 //! Where the server does not tell versions, each look at a partition gives it a new one: nothing is ever taken for unchanged, and nothing is gone on with.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,7 +63,6 @@ pub(crate) struct Described {
     pub(crate) levels: Vec<Level>,
     /// Whether one row of each key is kept: then what is appended is not what is stored.
     pub(crate) keyed: bool,
-    pub(crate) recipe: Recipe,
 }
 
 impl Described {
@@ -109,6 +108,12 @@ impl DolphinSource {
     }
 
     pub(crate) async fn described(&self, table: &TableName) -> Result<Described> {
+        let (described, _) = self.described_whole(table).await?;
+        Ok(described)
+    }
+
+    /// The same, and the server's own description.
+    async fn described_whole(&self, table: &TableName) -> Result<(Described, Object)> {
         let asked = self
             .cluster
             .read(&format!("schema({})", handle(table)?))
@@ -146,12 +151,12 @@ impl DolphinSource {
         }
         let schema = Schema::new(fields);
         let levels = scheme::levels(&answer, &schema)?;
-        Ok(Described {
-            recipe: Recipe::of(&answer, &levels),
+        let described = Described {
             schema: Arc::new(schema),
             levels,
             keyed: is_keyed(&answer)?,
-        })
+        };
+        Ok((described, answer))
     }
 
     /// The error of a table that is not there names those that are.
@@ -262,52 +267,6 @@ impl DolphinSource {
             .collect())
     }
 
-    /// Adds to the versions of these partitions which transaction has written each last, where the controller tells.
-    async fn add_commits(
-        &self,
-        table: &TableName,
-        chunks: &mut BTreeMap<PartitionKey, Partition>,
-    ) -> Result<()> {
-        let known = |partition: &Partition| !version::is_unknown(&partition.version);
-        if !chunks.values().any(known) {
-            return Ok(());
-        }
-        let under = format!("/{}/%", table.database());
-        let under = script::text(&under)
-            .ok_or_else(|| Error::config(format!("'{under}' is no path in a script")))?;
-        let asked = format!(
-            "select chunkId, versionChain from rpc(getControllerAlias(), getClusterChunksStatus) where file like {under}"
-        );
-        let found = match self.cluster.read(&asked).await {
-            Ok(found) => found.into_table()?,
-            Err(error) if error.kind() == Kind::Refused => {
-                tracing::debug!(%error, %table, "commit ids are not known: versions must do");
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        let column =
-            |name: &str| {
-                let column = found.column_by_name(name);
-                texts_of(column.ok_or_else(|| {
-                    Error::corrupt(format!("the controller's answer lacks {name}"))
-                })?)
-            };
-        let (ids, chains) = (column("chunkId")?, column("versionChain")?);
-        let commits: HashMap<&str, &str> = ids
-            .iter()
-            .zip(&chains)
-            .filter_map(|(id, chain)| Some((id.as_str(), version::head_of(chain)?)))
-            .collect();
-        for partition in chunks.values_mut() {
-            let id = partition.version.0.split('.').next().unwrap_or_default();
-            if let Some(commit) = commits.get(id) {
-                partition.version = version::with_commit(&partition.version, commit);
-            }
-        }
-        Ok(())
-    }
-
     /// The same where the server tells no versions: its queries tell which partitions there are, and count them one by one.
     async fn unversioned(
         &self,
@@ -377,7 +336,7 @@ impl DolphinSource {
         }
         let chunks = self.chunks(table, levels, Some(&partition.key)).await?;
         let now = chunks.get(&partition.key);
-        if now.is_some_and(|now| version::agree(&now.version, &partition.version)) {
+        if now.is_some_and(|now| now.version == partition.version) {
             return Ok(());
         }
         Err(Error::moved(format!(
@@ -391,12 +350,12 @@ impl DolphinSource {
 #[async_trait]
 impl Source for DolphinSource {
     async fn describe(&self, table: &TableName) -> Result<Table> {
-        let described = self.described(table).await?;
+        let (described, answer) = self.described_whole(table).await?;
         Ok(Table {
             name: table.clone(),
             divisions: described.divisions(),
+            recipe: Recipe::of(&answer, &described.levels).text(),
             schema: described.schema,
-            recipe: described.recipe.text(),
         })
     }
 
@@ -422,7 +381,6 @@ impl Source for DolphinSource {
     ) -> Result<Stream<Partition>> {
         let described = self.described(table).await?;
         let mut chunks = self.chunks(table, &described.levels, None).await?;
-        self.add_commits(table, &mut chunks).await?;
         chunks.retain(|key, _| !selection.excludes(key));
         Ok(stream::iter(chunks.into_values().map(Ok)).boxed())
     }

@@ -406,18 +406,35 @@ fn a_deadline_holds_for_a_group_that_nobody_has_seen_the_end_of() {
     assert_eq!(world.paused, 0, "the window is open");
     world.until("2026-11-02 06:00", "2026-11-02 12:00");
     assert_eq!(world.paused, 1, "asked once");
-    // Whoever restarts does not know whether it was asked.
+    // A person may have gone on with it.
     world.restart();
     world.until("2026-11-02 12:01", "2026-11-02 22:29");
-    assert_eq!(world.paused, 2);
+    assert_eq!(world.paused, 1);
     world.until("2026-11-02 22:30", "2026-11-02 22:30");
     assert_eq!(world.gone_on, ["11-01 22:30"]);
     // It runs until the next deadline, and says itself that it was stopped.
     world.until("2026-11-02 22:31", "2026-11-03 06:00");
-    assert_eq!(world.paused, 3);
+    assert_eq!(world.paused, 2);
     world.ends(How::Paused, "2026-11-03 06:01");
     world.until("2026-11-03 06:01", "2026-11-03 12:00");
-    assert_eq!(world.paused, 3, "nobody need say it again");
+    assert_eq!(world.paused, 2, "nobody need say it again");
+}
+
+/// An agent that was down at the deadline asks when it is back, for a job without another night, too.
+#[test]
+fn a_deadline_holds_after_a_restart_and_on_the_last_night() {
+    let rules = Rules {
+        deadline: Some("06:00".parse().unwrap()),
+        ..rules("daily at 22:30")
+    };
+    let mut world = World::new(rules, "2026-11-01 12:00");
+    world.tick(at("2026-11-01 22:30"));
+    world.ends(DOWN, "2026-11-02 01:00");
+    world.restart();
+    world.book.enable(false, at("2026-11-02 02:00"));
+    world.until("2026-11-02 06:05", "2026-11-02 12:00");
+    assert_eq!(world.paused, 1);
+    assert_eq!(world.states(), [("11-01 22:30".to_owned(), State::Failed)]);
 }
 
 #[test]

@@ -133,8 +133,6 @@ pub struct Chunk {
     pub id: u64,
     /// The transaction that wrote it last.
     pub cid: u64,
-    /// How often it was written, unless somebody has set it otherwise.
-    pub version: u64,
     /// Who holds it, if a transaction does.
     pub locked: Option<u64>,
     /// Its rows.
@@ -370,12 +368,10 @@ impl Catalog {
             let chunk = table.chunks.entry(place).or_insert_with(|| Chunk {
                 id,
                 cid,
-                version: 0,
                 locked: None,
                 batches: Vec::new(),
             });
             chunk.cid = cid;
-            chunk.version += 1;
             chunk.batches.push(batch);
             if !table.keyed.is_empty() {
                 chunk.batches = vec![newest(&chunk.batches, &table.schema, &table.keyed)?];

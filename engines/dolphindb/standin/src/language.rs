@@ -313,7 +313,7 @@ impl Parser {
         const LEVELS: [&[&str]; 4] = [
             &["or", "||"],
             &["and", "&&"],
-            &["<=", ">=", "==", "!=", "<>", "<", ">", "in", "like"],
+            &["<=", ">=", "==", "!=", "<>", "<", ">", "in"],
             &["+", "-", "*", "/"],
         ];
         let Some(operators) = LEVELS.get(level) else {

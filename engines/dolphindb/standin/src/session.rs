@@ -43,9 +43,6 @@ pub(crate) struct Session {
 
 const CRC32: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
 
-/// What the controller tells of all chunks.
-const CHUNKS_STATUS: &str = "getClusterChunksStatus";
-
 const CONSTANTS: [&str; 13] = [
     "VALUE", "RANGE", "LIST", "COMPO", "HASH", "TSDB", "OLAP", "TRANS", "CHUNK", "VAR", "ALL",
     "LAST", "FIRST",
@@ -153,7 +150,6 @@ impl Session {
                 Some(value) => value.clone(),
                 None if CONSTANTS.contains(&name.as_str())
                     || name == "getConsoleJobs"
-                    || name == CHUNKS_STATUS
                     || name.parse::<ColumnType>().is_ok() =>
                 {
                     Value::Constant(name.clone())
@@ -252,13 +248,6 @@ impl Session {
             Expression::Binary(left, operator, right) => {
                 let (a, b) = (self.cell(left, row)?, self.cell(right, row)?);
                 match operator.as_str() {
-                    // A pattern that ends with its only %.
-                    "like" => match (&a, &b) {
-                        (Cell::Text(text), Cell::Text(pattern)) => {
-                            Cell::Bool(text.starts_with(pattern.trim_end_matches('%')))
-                        }
-                        _ => Cell::Bool(false),
-                    },
                     "or" | "||" => Cell::Bool(a.is_true() || b.is_true()),
                     "and" | "&&" => Cell::Bool(a.is_true() && b.is_true()),
                     "<=" => Cell::Bool(a <= b),
@@ -584,14 +573,6 @@ impl Session {
                 }
                 Value::Constant(name) if name == "getConsoleJobs" => self.jobs()?,
                 other => return Err(format!("pnodeRun({other:?})")),
-            },
-            "getControllerAlias" => Value::Object(scalar(&Cell::Text("controller".into()))),
-            "rpc" => match argument(&arguments, 1)?.clone() {
-                Value::Constant(name) if name == CHUNKS_STATUS => {
-                    self.permitted(&name)?;
-                    self.chunks_status()?
-                }
-                other => return Err(format!("rpc({other:?})")),
             },
             "print" => {
                 let text = self.text(&arguments, 0)?;
@@ -1014,29 +995,6 @@ impl Session {
         Ok(Value::Object(Object::Nothing))
     }
 
-    /// The controller's list of chunks: the newest of each one's versions leads its chain.
-    fn chunks_status(&self) -> Said<Value> {
-        let catalog = lock(&self.catalog);
-        let (mut ids, mut files, mut chains) = (vec![], vec![], vec![]);
-        for (url, database) in &catalog.databases {
-            for table in database.tables.values() {
-                for (place, chunk) in &table.chunks {
-                    ids.push(format!("{:032x}", chunk.id));
-                    files.push(table.path(url, place));
-                    let (cid, version) = (chunk.cid, chunk.version);
-                    chains.push(format!("{cid}:0:{version}:{cid} -> "));
-                }
-            }
-        }
-        let count = ids.len();
-        let fields = ["chunkId", "file", "versionChain"];
-        let fields = fields.map(|name| ColumnType::plain(Type::String).field(name));
-        let columns = [ids, files, chains];
-        let columns = columns.map(|texts| Arc::new(StringArray::from(texts)) as ArrayRef);
-        table(fields.to_vec(), columns.to_vec(), count)
-            .map(|batch| Value::Object(Object::Table(batch)))
-    }
-
     /// One row for each chunk: the real one has a row for each replica.
     fn tablets(&mut self, held: &[Option<Value>]) -> Said<Value> {
         let pattern = self.text(held, 0)?;
@@ -1053,7 +1011,7 @@ impl Session {
                         ids.push(format!("{:032x}", chunk.id));
                         paths.push(path);
                         names.push(name.clone());
-                        versions.push(i64::try_from(chunk.version).unwrap_or(0));
+                        versions.push(i64::try_from(chunk.cid).unwrap_or(0));
                         rows.push(i64::try_from(chunk.rows()).unwrap_or(0));
                     }
                 }

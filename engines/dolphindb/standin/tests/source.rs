@@ -430,47 +430,6 @@ async fn lists_are_listed_and_read_by_their_number() {
     assert_eq!(read.len(), COUNT as usize / 5);
 }
 
-/// Repairs set a chunk's version by hand, and a node may use one again: who wrote it last tells all the same.
-#[tokio::test]
-async fn a_version_that_comes_back_is_not_the_same_where_the_controller_tells() {
-    let world = compo().await;
-    let versions = async || -> Vec<String> {
-        let partitions = world.partitions(None).await.into_iter();
-        partitions.map(|partition| partition.version.0).collect()
-    };
-    let before = versions().await;
-    assert_eq!(versions().await, before);
-    {
-        let mut catalog = world.standin.catalog();
-        let table = catalog.table("dfs://db1", "mt").unwrap();
-        let chunk = table.chunks.values_mut().next().unwrap();
-        chunk.cid += 1_000_000;
-    }
-    let after = versions().await;
-    let moved = before.iter().zip(&after).filter(|(a, b)| a != b);
-    assert_eq!(moved.count(), 1);
-    // A read looks at one partition, of which no commit id is asked.
-    let planned = world.partitions(None).await;
-    world
-        .read(None, &planned[0], &Cursor::start())
-        .await
-        .unwrap();
-    let denied = "getClusterChunksStatus";
-    world.standin.catalog().denied.push(denied.into());
-    let without = versions().await;
-    assert!(
-        after
-            .iter()
-            .zip(&without)
-            .all(|(with, without)| with.starts_with(&format!("{without}."))),
-        "{after:?} {without:?}"
-    );
-    world
-        .read(None, &planned[0], &Cursor::start())
-        .await
-        .unwrap();
-}
-
 #[tokio::test]
 async fn the_server_sums_whole_partitions_or_they_are_read() {
     let world = compo().await;
