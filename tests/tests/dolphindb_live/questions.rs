@@ -583,13 +583,22 @@ async fn checksums_of_a_partition(server: &Server) -> Result<Found> {
         (numbers.clone(), numbers.clone(), numbers.clone());
     // Of rows with other symbols: each column's own sum stays.
     swapped.swap(3, 4);
+    let nameless = {
+        let mut columns = given.columns().to_vec();
+        let names = (0..1000).map(|n| (n != 3).then(|| format!("S{}", n % 100)));
+        columns[1] = Arc::new(names.collect::<StringArray>());
+        RecordBatch::try_new(given.schema(), columns).or_error(Kind::Internal, "rows")?
+    };
     changed[7] = Some(1_000_007);
     emptied[0] = None;
     let reversed: Vec<RecordBatch> = vec![given.slice(500, 500), given.slice(0, 500)];
     let fills = [
         vec![given.clone()],
         reversed,
-        vec![numbered(&given, swapped)?],
+        vec![numbered(&given, swapped.clone())?],
+        // The same where one of the two has a null beside.
+        vec![nameless.clone()],
+        vec![numbered(&nameless, swapped)?],
         vec![numbered(&given, changed)?],
         vec![numbered(&given, emptied)?],
     ];
@@ -651,11 +660,11 @@ async fn checksums_of_a_partition(server: &Server) -> Result<Found> {
     }
     found(
         format!(
-            "in another order equal: {equal}; swapped, changed, null: {} of 4 sums differ; none of {}",
+            "in another order equal: {equal}; swapped, changed, null: {} of 6 sums differ; none of {}",
             different.len(),
             without.join(", ")
         ),
-        equal && different.len() == 4 && lacking.is_empty(),
+        equal && different.len() == 6 && lacking.is_empty(),
     )
 }
 

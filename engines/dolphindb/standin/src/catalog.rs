@@ -187,6 +187,8 @@ pub struct Catalog {
     pub counter: u64,
     /// Functions that no user may call.
     pub denied: Vec<String>,
+    /// Whether all rows are in a cache that metadata say nothing of.
+    pub cached: bool,
     /// Requests that go on although nobody waits for their answer.
     pub jobs: Vec<Job>,
 }

@@ -1007,7 +1007,10 @@ impl Session {
             for (name, table) in &database.tables {
                 for (place, chunk) in &table.chunks {
                     let path = table.path(url, place);
-                    if path.starts_with(&prefix) && (wanted.is_empty() || wanted == *name) {
+                    if !catalog.cached
+                        && path.starts_with(&prefix)
+                        && (wanted.is_empty() || wanted == *name)
+                    {
                         ids.push(format!("{:032x}", chunk.id));
                         paths.push(path);
                         names.push(name.clone());

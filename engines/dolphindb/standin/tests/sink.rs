@@ -15,6 +15,7 @@ use strait_common::engine::{
     Begun, Disposition, Division, DivisionKind, Outcome, Position, Prepared, Store, Table,
 };
 use strait_common::ids::TableName;
+use strait_common::selection::Selection;
 use strait_common::{Error, Kind, Result};
 use strait_conformance::data::{claim, ensure_exactly, schema, table, table_name};
 use strait_conformance::life::{Life, Until};
@@ -462,6 +463,34 @@ fn divided(name: &str, levels: &[(&str, DivisionKind)]) -> Table {
         schema: schema(),
         divisions: levels.iter().map(level).collect(),
         recipe: None,
+    }
+}
+
+/// What is in a cache that metadata say nothing of was stored all the same: it is counted and read, and not sent again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_in_a_cache_of_the_servers_are_there() {
+    for disposition in [Disposition::Append, Disposition::Replace] {
+        let world = World::new().await;
+        world.standin.catalog().cached = true;
+        let (store, _) = world.process();
+        let run = life(1, &parts(), disposition);
+        run.live(&store, Until::Complete).await.unwrap();
+        let asked = world.standin.log();
+        let removed = asked.iter().filter(|line| line.contains("dropPartition("));
+        // What takes the place of others looks for them once, each; nothing is taken for lost.
+        let looked = match disposition {
+            Disposition::Append => 0,
+            Disposition::Replace => parts().len(),
+        };
+        assert_eq!(removed.count(), looked);
+        world.standin.catalog().cached = false;
+        world.ensure(&parts(), "flushed").await;
+        // What was not known then is not believed now: B is read.
+        let everything = Selection::everything(&schema());
+        let name = table_name().unwrap();
+        let holdings = store.sink.holdings(&name, &everything);
+        let holdings: Vec<_> = holdings.await.unwrap().try_collect().await.unwrap();
+        assert!(holdings.iter().all(|holding| !holding.intact));
     }
 }
 
