@@ -8,8 +8,8 @@ use futures::StreamExt;
 use strait_common::budget::Budget;
 use strait_common::cpu::CpuPool;
 use strait_common::digest::DigestId;
-use strait_common::engine::{Holding, Partition, Receipt, Store, StoreSums, Table};
-use strait_common::fingerprint::{Fingerprint, Reading, is_its_own};
+use strait_common::engine::{Holding, Partition, Receipt, Store, Table};
+use strait_common::fingerprint::{Fingerprint, Reading, is_its_own, sums_of};
 use strait_common::key::PartitionKey;
 use strait_common::patience::{patient_stream, within};
 use strait_common::selection::{Selection, SelectionSpec};
@@ -38,8 +38,6 @@ pub struct Readback {
     pub keys: Vec<PartitionKey>,
     /// Whether the ledger alone answers.
     pub receipts_only: bool,
-    /// Whether the store's own sums are asked for, and nothing is read.
-    pub sums: bool,
     /// What reading takes its lease from.
     pub budget: Budget,
     /// Where digests are computed.
@@ -81,9 +79,6 @@ impl Readback {
         let table = self.store.source.describe(&self.wanted.name).await?;
         let selection = self.resolve(&table)?;
         if table.divisions != self.wanted.divisions {
-            if self.sums {
-                return Ok(());
-            }
             let keys = wanted.iter().cloned().collect();
             for (key, stored) in self.apart(&table, &selection, keys).await? {
                 let answer = answer(&key, newest(&key));
@@ -91,18 +86,7 @@ impl Readback {
             }
             return Ok(());
         }
-        let mut partitions = BTreeMap::new();
-        let mut all = self
-            .store
-            .source
-            .partitions(&table.name, &selection)
-            .await?;
-        while let Some(partition) = all.next().await {
-            let partition = partition?;
-            if is_wanted(&partition.key) {
-                partitions.insert(partition.key.clone(), partition);
-            }
-        }
+        let partitions = self.partitions(&table, &selection, is_wanted).await?;
         let keys: BTreeSet<&PartitionKey> = if wanted.is_empty() {
             partitions.keys().collect()
         } else {
@@ -111,19 +95,6 @@ impl Readback {
         let whole = Arc::new(vec![PartitionKey::default()]);
         for key in keys {
             let mut answer = answer(key, newest(key));
-            if self.sums {
-                if let Some(partition) = partitions.get(key)
-                    && let Some(found) = self.sums_of(&table, &selection, partition).await?
-                {
-                    answer.rows = Some(found.rows);
-                    answer.sums = Some(v1::StoreSums {
-                        kind: found.kind,
-                        sums: found.sums,
-                    });
-                }
-                reply(replies, answer).await?;
-                continue;
-            }
             let stored = match partitions.get(key) {
                 Some(partition) => {
                     answer.version = Some(partition.version.0.clone());
@@ -137,18 +108,51 @@ impl Readback {
         Ok(())
     }
 
-    /// What the store computes by itself of a partition; none if it cannot just now: it is read then.
-    async fn sums_of(
+    /// Answers for each key with what the store computes by itself, in order of key; nothing is read, the ledger neither.
+    ///
+    /// # Errors
+    /// As [`run`](Readback::run).
+    pub async fn sums(self, replies: &mpsc::Sender<Result<v1::DigestReply, Status>>) -> Result<()> {
+        let table = self.store.source.describe(&self.wanted.name).await?;
+        if table.divisions != self.wanted.divisions {
+            return Ok(());
+        }
+        let selection = self.resolve(&table)?;
+        let wanted: BTreeSet<&PartitionKey> = self.keys.iter().collect();
+        let is_wanted = |key: &PartitionKey| wanted.contains(key);
+        let partitions = self.partitions(&table, &selection, is_wanted).await?;
+        for (key, partition) in partitions {
+            let found = sums_of(&self.store.source, &table.name, &selection, &partition).await?;
+            let mut answer = answer(&key, None);
+            if let Some(found) = found {
+                answer.rows = Some(found.rows);
+                answer.sums = Some(v1::StoreSums {
+                    kind: found.kind,
+                    sums: found.sums,
+                });
+            }
+            reply(replies, answer).await?;
+        }
+        Ok(())
+    }
+
+    /// The partitions of these keys that B has.
+    async fn partitions(
         &self,
         table: &Table,
         selection: &Selection,
-        partition: &Partition,
-    ) -> Result<Option<StoreSums>> {
-        let sums = self.store.source.sums(&table.name, selection, partition);
-        match sums.await {
-            Err(error) if is_its_own(error.kind()) => Ok(None),
-            found => found,
+        is_wanted: impl Fn(&PartitionKey) -> bool,
+    ) -> Result<BTreeMap<PartitionKey, Partition>> {
+        let mut partitions = BTreeMap::new();
+        let all = self.store.source.partitions(&table.name, selection);
+        let mut all = all.await?;
+        while let Some(partition) = all.next().await {
+            let partition = partition?;
+            if is_wanted(&partition.key) {
+                partitions.insert(partition.key.clone(), partition);
+            }
         }
+        Ok(partitions)
     }
 
     /// What B has of the selected partitions, in pages, the last of which says so.

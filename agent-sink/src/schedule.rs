@@ -159,9 +159,7 @@ impl Far {
             _ => Err(Error::unavailable("the answers ended before the group had")),
         }
     }
-}
 
-impl Far {
     /// Asks until it is heard.
     async fn pause(&self, id: GroupId, shutdown: &Shutdown) {
         let begun = Instant::now();

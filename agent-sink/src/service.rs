@@ -395,7 +395,6 @@ impl Shared {
         let read = Readback {
             keys: keys.collect::<Result<_>>()?,
             receipts_only: request.receipts_only,
-            sums: request.sums,
             ..self.readback(
                 request.target,
                 request.selection,
@@ -407,7 +406,13 @@ impl Shared {
             alive: true,
             ..v1::DigestReply::default()
         };
-        let work = |replies| async move { read.run(&replies).await };
+        let sums = request.sums;
+        let work = move |replies| async move {
+            match sums {
+                true => read.sums(&replies).await,
+                false => read.run(&replies).await,
+            }
+        };
         Ok(self.answering(request.peer_timeout_ms, alive, work))
     }
 
@@ -505,7 +510,6 @@ impl Shared {
             digest_id: DigestId(digest_id),
             keys: Vec::new(),
             receipts_only: false,
-            sums: false,
             budget: self.budget.for_stream(),
             cpu: self.cpu.clone(),
             engine_timeout: self.engine_timeout,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use strait_common::digest::Digest;
 use strait_common::engine::{Division, Partition, Receipt, Source, StoreSums, Version};
-use strait_common::fingerprint::{Fingerprint, Reading, is_its_own};
+use strait_common::fingerprint::{Fingerprint, Reading, sums_of};
 use strait_common::ids::TableName;
 use strait_common::selection::Selection;
 use strait_common::{Context, Error, Kind, Result, wire};
@@ -136,15 +136,9 @@ impl Sides<'_> {
     pub async fn equal_by_sums(&self, partitions: &[Partition]) -> Result<HashMap<String, u64>> {
         let mut ours = HashMap::new();
         for partition in partitions {
-            let sums = self.source.sums(self.table, self.selection, partition);
-            match sums.await {
-                Ok(Some(sums)) => {
-                    ours.insert(partition.key.to_string(), sums);
-                }
-                Ok(None) => {}
-                // It is read, and told by that.
-                Err(error) if is_its_own(error.kind()) => {}
-                Err(error) => return Err(error),
+            let sums = sums_of(self.source, self.table, self.selection, partition);
+            if let Some(sums) = sums.await? {
+                ours.insert(partition.key.to_string(), sums);
             }
         }
         let mut equal = HashMap::new();

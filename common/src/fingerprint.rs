@@ -9,7 +9,7 @@ use futures::StreamExt;
 use crate::budget::Budget;
 use crate::cpu::CpuPool;
 use crate::digest::{Digest, digest};
-use crate::engine::{Cursor, Partition, ReadLimits, Source};
+use crate::engine::{Cursor, Partition, ReadLimits, Source, StoreSums};
 use crate::error::{Context, Kind, OrError, Result};
 use crate::ids::TableName;
 use crate::key::PartitionKey;
@@ -42,6 +42,22 @@ pub fn is_its_own(kind: Kind) -> bool {
         kind,
         Kind::Moved | Kind::Corrupt | Kind::Refused | Kind::Schema
     )
+}
+
+/// What the store computes by itself of a partition ([`Source::sums`]); none, too, where it cannot for a reason that is this partition's alone: it is read then, and told by that.
+///
+/// # Errors
+/// What the engine says of more than this partition.
+pub async fn sums_of(
+    source: &Arc<dyn Source>,
+    table: &TableName,
+    selection: &Selection,
+    partition: &Partition,
+) -> Result<Option<StoreSums>> {
+    match source.sums(table, selection, partition).await {
+        Err(error) if is_its_own(error.kind()) => Ok(None),
+        sums => sums,
+    }
 }
 
 impl Reading<'_> {

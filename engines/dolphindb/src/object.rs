@@ -4,7 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int8Type, Int16Type, Int32Type, Int64Type};
 use strait_common::{Error, Result};
 
-use crate::types::ColumnType;
+use crate::types::{ColumnType, Type};
 
 /// Cells of one type.
 #[derive(Clone, Debug)]
@@ -108,6 +108,17 @@ impl Object {
         }
     }
 
+    /// The text of this key; empty where there is none.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is no dictionary, or the key has something else.
+    pub(crate) fn text_at(&self, key: &str) -> Result<String> {
+        match self.get(key)? {
+            Some(Object::Nothing) | None => Ok(String::new()),
+            Some(found) => found.text(),
+        }
+    }
+
     /// The text of a scalar; the null text is empty.
     ///
     /// # Errors
@@ -172,6 +183,14 @@ impl Object {
 }
 
 impl Column {
+    /// Cells of a type that is no list.
+    pub(crate) fn plain(item: Type, array: ArrayRef) -> Column {
+        Column {
+            kind: ColumnType::plain(item),
+            array,
+        }
+    }
+
     /// The texts of a column; null texts are empty.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use arrow::datatypes::SchemaRef;
 use futures::TryStreamExt;
 use strait_common::budget::Budget;
 use strait_common::digest::{Digest, digest};
-use strait_common::engine::{Cursor, Origin, Partition, ReadLimits, Source, Version};
+use strait_common::engine::{Cursor, Partition, ReadLimits, Source, Version};
 use strait_common::frame::slice_bytes;
 use strait_common::ids::{Epoch, RunId, TableName};
 use strait_common::key::PartitionKey;
@@ -34,7 +34,6 @@ use crate::object::{Object, integers_of, texts_of};
 use crate::scheme::{self, Place};
 use crate::sink::Inner;
 use crate::source::{Described, handle};
-use crate::version;
 
 /// How long an older request may still run before its partition waits for the next attempt.
 const QUIET_MAX: Duration = Duration::from_secs(60);
@@ -147,15 +146,13 @@ impl Attempt {
         read: bool,
     ) -> Result<Option<(Partition, Digest)>> {
         let source = &self.inner.source;
-        let chunks = source
-            .chunks(&self.table, &described.levels, Some(key))
-            .await?;
-        let found = chunks.into_values().find(|chunk| chunk.key == *key);
-        let found = match found {
-            Some(found) => Some(found),
-            None => self.counted(described, key).await?,
-        };
-        let Some(mut partition) = found else {
+        let (table, levels) = (&self.table, &described.levels);
+        let mut chunks = source.chunks(table, levels, Some(key)).await?;
+        if chunks.is_empty() {
+            // Metadata may know nothing yet of what is in a cache of the server's.
+            chunks = source.unversioned(table, levels, Some(key), 0).await?;
+        }
+        let Some(mut partition) = chunks.remove(key) else {
             return Ok(None);
         };
         let mut sum = Digest::default();
@@ -183,27 +180,6 @@ impl Attempt {
             partition.rows = Some(rows);
         }
         Ok(Some((partition, sum)))
-    }
-
-    /// The partition by a count of its rows: metadata may know nothing yet of what is in a cache of the server's.
-    async fn counted(
-        &self,
-        described: &Described,
-        key: &PartitionKey,
-    ) -> Result<Option<Partition>> {
-        let Some(place) = scheme::place(key, &described.levels)? else {
-            return Ok(None);
-        };
-        let source = &self.inner.source;
-        let rows = source.count(&self.table, &place.conditions).await?;
-        Ok((rows > 0).then(|| Partition {
-            key: key.clone(),
-            rows: Some(rows),
-            bytes: None,
-            version: version::unknown(),
-            pin: String::new(),
-            origin: Origin::default(),
-        }))
     }
 
     /// Writes down how far it is.

@@ -1,7 +1,8 @@
 //! How a table is made anew: what its columns and divisions do not tell.
 //!
 //! A recipe goes with the table as text, through other agents and through stores that do not know its words, so what comes back is checked like anything from outside:
-//! scripts are written from its values, never from its text. What it cannot say, or what does not fit the columns of a run, is made as for a table of another engine, and told.
+//! scripts are written from its values, never from its text. What does not fit the columns of a run is left out, and told; a text of another engine, or of a release that this one does not
+//! know, is as none.
 
 use std::collections::BTreeMap;
 
@@ -11,15 +12,14 @@ use strait_common::value::Value;
 use strait_common::{Error, Result};
 
 use crate::object::{Object, texts_of};
-use crate::scheme::{Level, Marks};
+use crate::scheme::{Addition, Level, Marks};
 use crate::script;
 use crate::types::{ColumnType, Type};
 
 /// The words' version.
 const VERSION: u32 = 1;
-/// The others that the server takes.
+/// What compresses a column otherwise than LZ4, which is usual.
 const COMPRESSIONS: [&str; 3] = ["delta", "zstd", "chimp"];
-
 /// Of words from outside so many letters are shown.
 const SHOWN_MAX: usize = 300;
 
@@ -174,7 +174,7 @@ pub(crate) struct Made {
     /// Which rows it keeps.
     pub(crate) keep: Keep,
     /// Of the columns that are compressed otherwise than is usual.
-    pub(crate) compression: Vec<(String, String)>,
+    pub(crate) compression: BTreeMap<String, String>,
     /// What an operator should know.
     pub(crate) notes: Vec<String>,
 }
@@ -190,7 +190,8 @@ fn texts(described: &Object, name: &str) -> Vec<String> {
 impl Recipe {
     /// That of a table, by the server's description of it.
     pub(crate) fn of(described: &Object, levels: &[Level]) -> Recipe {
-        let engine = texts(described, "engineType").pop().unwrap_or_default();
+        let text = |name| described.text_at(name).unwrap_or_default();
+        let engine = text("engineType");
         let mut beside = Vec::new();
         let known = Engine::of(&engine);
         if known.is_none() && !engine.is_empty() {
@@ -204,7 +205,7 @@ impl Recipe {
         {
             beside.push("softDelete".to_owned());
         }
-        let encryption = texts(described, "encryptMode").pop().unwrap_or_default();
+        let encryption = text("encryptMode");
         if !encryption.is_empty() && encryption != "plaintext" {
             beside.push(format!("encryptMode {encryption}"));
         }
@@ -224,9 +225,9 @@ impl Recipe {
             engine: known.unwrap_or_default(),
             levels: levels.iter().filter_map(divided).collect(),
             sort_columns: texts(described, "sortColumns"),
-            keep_duplicates: match texts(described, "keepDuplicates").pop().as_deref() {
-                Some("LAST") => Keep::Last,
-                Some("FIRST") => Keep::First,
+            keep_duplicates: match text("keepDuplicates").as_str() {
+                "LAST" => Keep::Last,
+                "FIRST" => Keep::First,
                 _ => Keep::All,
             },
             compression,
@@ -283,11 +284,11 @@ impl Recipe {
         schemes.collect::<Result<_>>().map(Some)
     }
 
-    /// The ranges that this one has after the last one of the table that is there: what they are called, and the statement that adds them to this database, which is in quotes.
+    /// The ranges that this one has after the last one of the table that is there, of each level: what they are called, and what the level's scheme lacks.
     ///
     /// # Errors
     /// `Refused` for an edge that no script can have.
-    pub(crate) fn further(&self, there: &Recipe, database: &str) -> Result<Vec<(String, String)>> {
+    pub(crate) fn further(&self, there: &Recipe) -> Result<Vec<(String, Addition)>> {
         let mut further = Vec::new();
         for (at, (ours, theirs)) in self.levels.iter().zip(&there.levels).enumerate() {
             let (
@@ -308,10 +309,11 @@ impl Recipe {
                 continue;
             }
             let kind: ColumnType = of.parse()?;
-            let added = literals(&edges[known.len() - 1..], kind.item)?;
+            let added = edges[known.len() - 1..].iter();
+            let added = added.map(|mark| mark.literal(kind.item));
             further.push((
                 format!("{} ranges of {}", edges.len() - known.len(), ours.column),
-                format!("addRangePartitions(database({database}), {added}, {at})"),
+                Addition::Ranges(added.collect::<Result<_>>()?, at),
             ));
         }
         Ok(further)
@@ -359,13 +361,6 @@ impl Recipe {
     }
 }
 
-/// A list of these in a script.
-fn literals(marks: &[Mark], kind: Type) -> Result<String> {
-    let literals = marks.iter().map(|mark| mark.literal(kind));
-    let literals = literals.collect::<Result<Vec<_>>>()?;
-    Ok(format!("[{}]", literals.join(", ")))
-}
-
 /// Words from outside as an operator is shown them.
 fn shown(text: &str) -> String {
     let short: String = text.chars().take(SHOWN_MAX).collect();
@@ -375,22 +370,20 @@ fn shown(text: &str) -> String {
 fn divided(level: &Level) -> Option<Divided> {
     let marks = |values: &[Value]| values.iter().map(Mark::of).collect::<Option<Vec<_>>>();
     let of = level.scheme_type().to_string();
-    let scheme = match &level.marks {
-        Marks::Values => Scheme::Value { of },
-        Marks::Edges(edges) => Scheme::Range {
+    let scheme = match (&level.marks, level.division.kind) {
+        (Marks::Hash, DivisionKind::Hash { buckets }) => Scheme::Hash { of, buckets },
+        (Marks::Hash, _) => return None,
+        (Marks::Values, _) => Scheme::Value { of },
+        (Marks::Edges(edges), _) => Scheme::Range {
             of,
             edges: marks(edges)?,
         },
-        Marks::Lists(lists) => Scheme::List {
+        (Marks::Lists(lists), _) => Scheme::List {
             of,
             lists: lists
                 .iter()
                 .map(|list| marks(list))
                 .collect::<Option<_>>()?,
-        },
-        Marks::Buckets(buckets) => Scheme::Hash {
-            of,
-            buckets: *buckets,
         },
     };
     Some(Divided {
@@ -423,7 +416,11 @@ impl Scheme {
         if array {
             return Err(impossible("lists divides nothing"));
         }
-        let literals = |marks: &[Mark]| literals(marks, kind);
+        let literals = |marks: &[Mark]| {
+            let literals = marks.iter().map(|mark| mark.literal(kind));
+            let literals = literals.collect::<Result<Vec<_>>>()?;
+            Ok::<_, Error>(format!("[{}]", literals.join(", ")))
+        };
         Ok(match self {
             Scheme::Value { .. } => by_value(kind)
                 .ok_or_else(|| impossible("values, which divide no table that is made here"))?,
@@ -458,12 +455,12 @@ impl Made {
             let quoted = quoted.collect::<Result<Vec<_>>>()?;
             Ok::<_, Error>(format!("[{}]", quoted.join(", ")))
         };
-        let compression = match self.compression.as_slice() {
-            [] => String::new(),
-            some => format!(
+        let compression = match self.compression.is_empty() {
+            true => String::new(),
+            false => format!(
                 " dict({}, {})",
-                list(some.iter().map(|(column, _)| column).collect())?,
-                list(some.iter().map(|(_, method)| method).collect())?
+                list(self.compression.keys().collect())?,
+                list(self.compression.values().collect())?
             ),
         };
         Ok(match self.engine {
@@ -511,10 +508,7 @@ mod tests {
     use crate::scheme;
 
     fn vector(kind: Type, array: ArrayRef) -> Object {
-        Object::Vector(Column {
-            kind: ColumnType::plain(kind),
-            array,
-        })
+        Object::Vector(Column::plain(kind, array))
     }
 
     fn words(texts: &[&str]) -> Object {
@@ -522,10 +516,8 @@ mod tests {
     }
 
     fn word(text: &str) -> Object {
-        Object::Scalar(Column {
-            kind: ColumnType::plain(Type::String),
-            array: Arc::new(StringArray::from(vec![text])),
-        })
+        let array = Arc::new(StringArray::from(vec![text]));
+        Object::Scalar(Column::plain(Type::String, array))
     }
 
     fn schema() -> Schema {
@@ -545,10 +537,8 @@ mod tests {
             Type::Month,
             Arc::new(Int32Array::from(vec![2026 * 12 + 10])) as ArrayRef,
         );
-        let buckets = Object::Scalar(Column {
-            kind: ColumnType::plain(Type::Int),
-            array: Arc::new(Int32Array::from(vec![50])),
-        });
+        let buckets = Arc::new(Int32Array::from(vec![50]));
+        let buckets = Object::Scalar(Column::plain(Type::Int, buckets));
         let lists = Object::Any(vec![words(&["EU", "it's \"UK\""]), words(&["US"])]);
         let methods = RecordBatch::try_from_iter([
             (

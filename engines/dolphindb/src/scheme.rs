@@ -33,17 +33,17 @@ pub(crate) struct Entry {
     list: Option<String>,
 }
 
-/// What the scheme of a level says beside what its partitions tell.
+/// How a level's scheme tells partitions apart, with what its division does not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Marks {
-    /// Nothing: values are added as they come.
+    /// By values, which are added as they come.
     Values,
-    /// Where its ranges begin and end.
+    /// By where its ranges begin and end.
     Edges(Vec<Value>),
-    /// The values of each list.
+    /// By the values of each list.
     Lists(Vec<Vec<Value>>),
-    /// How many buckets.
-    Buckets(u32),
+    /// By the server's hash.
+    Hash,
 }
 
 /// One level.
@@ -55,7 +55,7 @@ pub(crate) struct Level {
     /// The type of its column, and that of the scheme's values, where it has some.
     column: Type,
     scheme: Option<Type>,
-    /// What the scheme says beside its partitions' cells.
+    /// How the scheme tells them apart.
     pub(crate) marks: Marks,
 }
 
@@ -82,8 +82,8 @@ pub(crate) struct Place {
 pub(crate) enum Addition {
     /// A value, as a literal, and the level's number.
     Value(String, usize),
-    /// The edges of ranges after the last one.
-    Range(String, String, usize),
+    /// The edges of ranges after the last one, which the first of them is the end of.
+    Ranges(Vec<String>, usize),
 }
 
 impl Addition {
@@ -93,8 +93,9 @@ impl Addition {
             Addition::Value(value, level) => {
                 format!("addValuePartitions(database({database}), [{value}], {level})")
             }
-            Addition::Range(from, to, level) => {
-                format!("addRangePartitions(database({database}), [{from}, {to}], {level})")
+            Addition::Ranges(edges, level) => {
+                let edges = edges.join(", ");
+                format!("addRangePartitions(database({database}), [{edges}], {level})")
             }
         }
     }
@@ -173,7 +174,7 @@ fn level(name: &str, kind: i64, scheme: Object, schema: &Schema) -> Result<Level
             (
                 DivisionKind::Hash { buckets: count },
                 (0..count).map(entry).collect(),
-                Marks::Buckets(count),
+                Marks::Hash,
             )
         }
         3 => by_list(column, scheme.into_items()?)?,
@@ -587,9 +588,8 @@ fn added_range(level: &Level, from: &Value, to: &Value, at: usize) -> Option<Add
         return None;
     }
     match &level.entries.last()?.cell {
-        Cell::Range { to: Some(end), .. } if end == from => Some(Addition::Range(
-            script::literal(from, scheme)?,
-            script::literal(to, scheme)?,
+        Cell::Range { to: Some(end), .. } if end == from => Some(Addition::Ranges(
+            vec![script::literal(from, scheme)?, script::literal(to, scheme)?],
             at,
         )),
         _ => None,
@@ -626,10 +626,7 @@ mod tests {
     use super::*;
 
     fn vector(kind: Type, array: ArrayRef) -> Object {
-        Object::Vector(Column {
-            kind: ColumnType::plain(kind),
-            array,
-        })
+        Object::Vector(Column::plain(kind, array))
     }
 
     /// What the server says of a table that one column divides.

@@ -120,11 +120,12 @@ impl DolphinSink {
         }
     }
 
+    /// Makes it, and before it its database if that is to have a scheme.
     async fn make(
         &self,
         table: &TableName,
         wanted: &Table,
-        database: bool,
+        scheme: Option<&str>,
         made: &Made,
     ) -> Result<()> {
         let cluster = &self.inner.cluster;
@@ -133,9 +134,8 @@ impl DolphinSink {
         let name = quoted(table.table())?;
         let mut lease = cluster.connect().await?;
         let connection = lease.connection();
-        if !database {
+        if let Some(scheme) = scheme {
             self.inner.step("make the database").await?;
-            let scheme = scheme_of(wanted, &schema)?;
             let make = match made.engine {
                 // What every server makes if nothing is said.
                 Engine::Olap => format!("database({url}, {scheme})"),
@@ -213,7 +213,7 @@ impl DolphinSink {
     ) -> Result<Vec<String>> {
         let url = quoted(&format!("dfs://{}", table.database()))?;
         let lacking = |there: &Table| match (Recipe::read(wanted), Recipe::read(there)) {
-            (Some(wanted), Some(there)) => wanted.further(&there, &url),
+            (Some(wanted), Some(there)) => wanted.further(&there),
             _ => Ok(Vec::new()),
         };
         let further = lacking(there)?;
@@ -221,7 +221,7 @@ impl DolphinSink {
             self.inner.step("add ranges").await?;
             let mut lease = self.inner.cluster.connect().await?;
             for (_, add) in &further {
-                if let Err(failure) = lease.connection().script(add).await {
+                if let Err(failure) = lease.connection().script(&add.script(&url)).await {
                     // Another process may have been faster.
                     let now = self.there(table).await?;
                     if now.is_none_or(|now| lacking(&now).is_ok_and(|left| left == further)) {
@@ -304,10 +304,7 @@ fn keyed_note(table: &TableName) -> String {
 
 /// The same as far as a database of this description can have it.
 fn in_engine(database: &str, described: &Object, made: Made) -> Result<Made> {
-    let name = match described.get("engineType")? {
-        Some(Object::Nothing) | None => String::new(),
-        Some(name) => name.text()?,
-    };
+    let name = described.text_at("engineType")?;
     let there = if name.is_empty() {
         Some(Engine::Olap)
     } else {
@@ -332,19 +329,10 @@ fn in_engine(database: &str, described: &Object, made: Made) -> Result<Made> {
     }
 }
 
-/// What the table is made with, as far as its own recipe tells.
-fn made_of(wanted: &Table) -> Made {
-    let recipe = Recipe::read(wanted);
-    recipe.map_or_else(Made::default, |recipe| recipe.made(wanted))
-}
-
 /// The scheme of a database for a table like this one, as the rest of the call that makes it.
-fn scheme_of(wanted: &Table, schema: &SchemaRef) -> Result<String> {
-    let told = match Recipe::read(wanted) {
-        Some(recipe) => recipe.schemes(&wanted.divisions)?,
-        None => None,
-    };
-    let levels = match told {
+fn scheme_of(wanted: &Table, schema: &SchemaRef, recipe: Option<&Recipe>) -> Result<String> {
+    let told = recipe.map(|recipe| recipe.schemes(&wanted.divisions));
+    let levels = match told.transpose()?.flatten() {
         Some(levels) => levels,
         None => {
             let levels = wanted.divisions.iter();
@@ -446,18 +434,16 @@ impl Sink for DolphinSink {
         for field in wanted.schema.fields() {
             quoted(field.name())?;
         }
-        let database = self.is_there(table.database()).await?;
-        let made = made_of(wanted);
-        let made = if database {
-            self.has_room(table, wanted, &schema, made).await?
-        } else {
-            scheme_of(wanted, &schema)?;
-            made
-        };
+        let recipe = Recipe::read(wanted);
+        let made = recipe.as_ref().map(|recipe| recipe.made(wanted));
+        let made = made.unwrap_or_default();
         let mut created = Vec::new();
-        if !database {
+        let (scheme, made) = if self.is_there(table.database()).await? {
+            (None, self.has_room(table, wanted, &schema, made).await?)
+        } else {
             created.push(format!("database {}", table.database()));
-        }
+            (Some(scheme_of(wanted, &schema, recipe.as_ref())?), made)
+        };
         created.push(match made.is_usual() {
             true => format!("table {table}"),
             false => format!("table {table} ({})", made.text()),
@@ -465,7 +451,7 @@ impl Sink for DolphinSink {
         let mut notes = made.notes.clone();
         notes.extend((made.keep != Keep::All).then(|| keyed_note(table)));
         if !dry_run {
-            let done = self.make(table, wanted, database, &made).await;
+            let done = self.make(table, wanted, scheme.as_deref(), &made).await;
             // Another process may have been faster; what it has made is looked at like any other table.
             let there = match done {
                 Err(error) if error.kind() == Kind::Refused => match self.there(table).await {

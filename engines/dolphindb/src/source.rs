@@ -267,8 +267,8 @@ impl DolphinSource {
             .collect())
     }
 
-    /// The same where the server tells no versions: its queries tell which partitions there are, and count them one by one.
-    async fn unversioned(
+    /// The same without versions, where the server tells none: its queries tell which partitions there are, and count them one by one.
+    pub(crate) async fn unversioned(
         &self,
         table: &TableName,
         levels: &[Level],
@@ -523,10 +523,8 @@ pub(crate) fn divisions_in(
         ));
     };
     entries.retain(|(name, _)| name != "partitionColumnName");
-    let names = Column {
-        kind: ColumnType::plain(Type::String),
-        array: Arc::new(arrow::array::StringArray::from(columns.to_vec())),
-    };
+    let names = arrow::array::StringArray::from(columns.to_vec());
+    let names = Column::plain(Type::String, Arc::new(names));
     entries.push(("partitionColumnName".to_owned(), Object::Vector(names)));
     let levels = scheme::levels(&Object::Dictionary(entries), schema)?;
     Ok(levels.into_iter().map(|level| level.division).collect())
@@ -555,14 +553,9 @@ fn projected(schema: &Schema, columns: &[String], table: &TableName) -> Result<S
 
 /// Whether a table of this description keeps one row of each key.
 fn is_keyed(described: &Object) -> Result<bool> {
-    let text = |name: &str| -> Result<String> {
-        match described.get(name)? {
-            Some(Object::Nothing) | None => Ok(String::new()),
-            Some(found) => found.text(),
-        }
-    };
-    let by_engine = matches!(text("engineType")?.as_str(), "PKEY" | "IOTDB");
-    Ok(by_engine || matches!(text("keepDuplicates")?.as_str(), "LAST" | "FIRST"))
+    let by_engine = matches!(described.text_at("engineType")?.as_str(), "PKEY" | "IOTDB");
+    let kept = described.text_at("keepDuplicates")?;
+    Ok(by_engine || matches!(kept.as_str(), "LAST" | "FIRST"))
 }
 
 /// The bytes of a cell, where all take as many.

@@ -45,9 +45,14 @@ impl Far {
     }
 
     async fn restart_source(self, away: Duration) -> Far {
+        self.restart_source_after(tokio::time::sleep(away)).await
+    }
+
+    /// The source is away meanwhile.
+    async fn restart_source_after(self, meanwhile: impl Future<Output = ()>) -> Far {
         let address = self.source.address();
         self.source.crash().await;
-        tokio::time::sleep(away).await;
+        meanwhile.await;
         let at = |config: &mut strait_tests::agents::SourceConfig| config.listen = address;
         let source = SourceAgent::start_with(&self.lakes, &self.sink.url(), at).await;
         Far { source, ..self }
@@ -149,46 +154,33 @@ async fn a_group_whose_agent_was_away_is_paused_when_it_is_back_unless_it_is_to_
     let slowly = || request(id, 4 << 10);
     groups.begin("", slowly(), false).await.expect("begun");
     let far = far.restart_source(Duration::from_secs(1)).await;
-    let away = far.source.address();
-    let control = |source: &SourceAgent| source.operator().control;
-    let group = async |source: &SourceAgent| {
+    let status = async |far: &Far| {
         let request = v1::GetGroupRequest { id: id.to_string() };
-        let group = control(source).get_group(request).await;
-        group.expect("the group").into_inner()
+        let group = far.source.operator().control.get_group(request).await;
+        group.expect("the group").into_inner().status
     };
     eventually("it goes on by itself", async || {
-        (group(&far.source).await.status == "running").then_some(())
+        (status(&far).await == "running").then_some(())
     })
     .await;
-    let address = far.source.address();
-    assert_eq!(address, away);
-    let Far {
-        lakes,
-        sink,
-        source,
-    } = far;
-    source.crash().await;
-    groups.pause("", id);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let at = |config: &mut strait_tests::agents::SourceConfig| config.listen = address;
-    let source = SourceAgent::start_with(&lakes, &sink.url(), at).await;
+    let paused_unheard = async || {
+        groups.pause("", id);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    let far = far.restart_source_after(paused_unheard()).await;
     eventually("and is paused when its agent is back", async || {
-        (group(&source).await.status == "paused").then_some(())
+        (status(&far).await == "paused").then_some(())
     })
     .await;
     // Asked to pause while nobody hears it, and then to go on.
-    source.crash().await;
-    groups.pause("", id);
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let at = |config: &mut strait_tests::agents::SourceConfig| config.listen = address;
-    let source = SourceAgent::start_with(&lakes, &sink.url(), at).await;
+    let far = far.restart_source_after(paused_unheard()).await;
     eventually("it goes on", async || {
         groups.begin("", slowly(), true).await.ok()
     })
     .await;
     // Longer than between two questions.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(group(&source).await.status, "running");
+    assert_eq!(status(&far).await, "running");
     shutdown.drain();
     tasks.close();
     tasks.wait().await;
