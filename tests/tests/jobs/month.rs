@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use chrono::{Days, NaiveDate, TimeZone};
+use chrono::{Days, NaiveDate, TimeDelta, TimeZone};
 use chrono_tz::America::New_York;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -228,16 +228,17 @@ impl World {
     }
 }
 
-/// An instant of a night's evening, in seconds since 1970; hours beyond 24 are of the morning after.
+/// An instant of a night's evening, in seconds since 1970; hours beyond 24 are of the morning after. In the hour that is left out when clocks go
+/// forward it is an hour later, as clocks show it then.
 fn instant(day: u32, hour: u32, minute: u32) -> i64 {
     let first = NaiveDate::from_ymd_opt(1970, 1, 1).expect("a date");
     let days = u64::try_from(lakes::FIRST_DAY).expect("a day") + u64::from(day + hour / 24);
     let date = first.checked_add_days(Days::new(days)).expect("a date");
     let time = date.and_hms_opt(hour % 24, minute, 0).expect("a time");
-    New_York
-        .from_local_datetime(&time)
-        .earliest()
-        .expect("an hour that there is")
+    [time, time + TimeDelta::hours(1)]
+        .iter()
+        .find_map(|time| New_York.from_local_datetime(time).earliest())
+        .expect("clocks go forward by an hour")
         .timestamp()
 }
 
@@ -289,10 +290,6 @@ async fn night(world: &mut World, day: u32, trouble: Trouble) {
             world.start_source().await;
         }
         for minute in [10, 30, 50] {
-            // 02:00 to 03:00 is no hour of the night in which clocks go forward.
-            if hour == 26 {
-                continue;
-            }
             world
                 .at(at(hour, minute), full && (trouble.lasts() || hour < 25))
                 .await;
