@@ -43,10 +43,10 @@ impl DolphinAttachment {
     }
 
     /// The partition's place at the server, which is made where the scheme lacks it.
-    async fn place(&self, key: &PartitionKey, disposition: Disposition) -> Result<Described> {
+    async fn place(&self, key: &PartitionKey, disposition: Disposition) -> Result<Arc<Described>> {
         let attempt = &self.attempt;
         let source = &attempt.inner.source;
-        let described = source.described(&attempt.table).await?;
+        let described = source.described_with(&attempt.table, key).await?;
         if described.keyed && disposition == Disposition::Append {
             return Err(Error::refused(format!(
                 "table {} keeps one row of each key (keepDuplicates, or a primary key): what is appended to rows that are there is not what is stored, so nothing could be \
@@ -55,7 +55,7 @@ impl DolphinAttachment {
             )));
         }
         check_key(&described.divisions(), &described.schema, key)?;
-        let missing = scheme::missing(key, &described.levels)?;
+        let mut missing = scheme::missing(key, &described.levels)?;
         if missing.is_empty() {
             return Ok(described);
         }
@@ -63,15 +63,41 @@ impl DolphinAttachment {
         let database = crate::script::text(&database)
             .ok_or_else(|| Error::config("the database has no name in a script"))?;
         attempt.step("add a partition to the scheme").await?;
-        for addition in missing {
+        while let Some(addition) = missing.first() {
             let script = addition.script(&database);
             let mut lease = attempt.inner.cluster.connect().await?;
             let added = lease.connection().script(&script).await;
-            added
-                .map_err(Error::from)
-                .map_err(|error| error.context(format!("partition {}: adding it", key.label())))?;
+            drop(lease);
+            let Err(failure) = added else {
+                missing.remove(0);
+                continue;
+            };
+            let error =
+                Error::from(failure).context(format!("partition {}: adding it", key.label()));
+            if error.kind() != Kind::Refused {
+                return Err(error);
+            }
+            // Another stream may have been faster: a range is added once.
+            let now = source.described(&attempt.table).await?;
+            let left = scheme::missing(key, &now.levels)?;
+            if left.contains(addition) {
+                return Err(error);
+            }
+            missing = left;
         }
         source.described(&attempt.table).await
+    }
+
+    /// What was being published of a partition is over, for something takes its place: nothing of it runs any more.
+    async fn supersede(&self, key: &PartitionKey) -> Result<()> {
+        let attempt = &self.attempt;
+        let (table, asked) = (attempt.table.clone(), key.clone());
+        let journal = &attempt.inner.journal;
+        let held = journal.act(move |book| book.publishing(&table, &asked));
+        match held.await? {
+            Some(what) => attempt.quiet(&what.session).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -102,18 +128,32 @@ impl Attachment for DolphinAttachment {
                 book.check_fence(&name, run, epoch)?;
                 Ok((
                     book.receipt(&name, run, &asked)?,
-                    book.publishing(&name, run, &asked)?,
+                    book.publishing(&name, &asked)?,
                 ))
             })
             .await?;
         if let (Some(receipt), _) = held {
             return Ok(Begun::Already(receipt));
         }
-        if let Some(what) = held.1 {
+        // What has not begun is put together anew.
+        if let Some(what) = held.1.filter(|what| !what.has_not_begun()) {
             match &what.trouble {
                 // It begins with removing what is there.
-                Some(_) if disposition == Disposition::Replace => {}
+                _ if disposition == Disposition::Replace
+                    && (what.run != run || what.trouble.is_some()) =>
+                {
+                    attempt.quiet(&what.session).await?;
+                }
                 Some(why) => return Err(Error::refused(why.clone())),
+                // The plan of this run does not know of its rows.
+                None if what.run != run => {
+                    return Err(Error::refused(format!(
+                        "partition {}: run {} has put a part of it there, and could not go on when this run began (the sink's log says why): start a run again, which tries that \
+                         first, or copy the partition with --mode replace or mirror",
+                        key.label(),
+                        what.run
+                    )));
+                }
                 None => {
                     attempt.push(what, false).await?;
                     let (name, asked) = (table.clone(), key.clone());
@@ -133,7 +173,6 @@ impl Attachment for DolphinAttachment {
             .act(move |book| {
                 book.check_fence(&name, run, epoch)?;
                 let held = book.staged(&name, run, &asked)?;
-                book.published(&name, run, &asked)?;
                 let staged = match from {
                     None => {
                         book.unstage(&name, run, &asked)?;
@@ -168,7 +207,7 @@ impl Attachment for DolphinAttachment {
         attempt.step("return from begin").await?;
         Ok(Begun::Writer(Box::new(DolphinWriter {
             attempt: Arc::clone(attempt),
-            described: Arc::new(described),
+            described,
             key,
             version: partition.version.clone(),
             disposition,
@@ -182,8 +221,10 @@ impl Attachment for DolphinAttachment {
 
     async fn drop_partition(&self, key: &PartitionKey) -> Result<()> {
         let attempt = &self.attempt;
-        let described = attempt.inner.source.described(&attempt.table).await?;
+        let source = &attempt.inner.source;
+        let described = source.described_with(&attempt.table, key).await?;
         check_key(&described.divisions(), &described.schema, key)?;
+        self.supersede(key).await?;
         let what = Publishing::new(attempt.run, key.clone(), Act::Drop);
         let (table, run, epoch) = (attempt.table.clone(), attempt.run, attempt.epoch);
         let begun = what.clone();
@@ -202,6 +243,9 @@ impl Attachment for DolphinAttachment {
     async fn confirm(&self, confirmed: &[Confirmed]) -> Result<()> {
         let attempt = &self.attempt;
         let source = &attempt.inner.source;
+        for confirmed in confirmed {
+            self.supersede(&confirmed.receipt.key).await?;
+        }
         let described = source.described(&attempt.table).await?;
         let now = source
             .chunks(&attempt.table, &described.levels, None)
@@ -225,9 +269,11 @@ impl Attachment for DolphinAttachment {
         journal
             .act(move |book| {
                 book.check_fence(&table, run, epoch)?;
-                entries
-                    .iter()
-                    .try_for_each(|entry| book.enter(&table, entry))
+                entries.iter().try_for_each(|entry| {
+                    // Whoever could not go on with it, the partition is what it should be.
+                    book.published(&table, &entry.receipt.key)?;
+                    book.enter(&table, entry)
+                })
             })
             .await?;
         attempt.step("return from confirm").await

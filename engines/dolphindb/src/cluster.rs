@@ -35,6 +35,8 @@ struct State {
     /// Which site is asked first: the one that answered last.
     preferred: usize,
     idle: Vec<Connection>,
+    /// The sessions of connections that somebody has.
+    leased: Vec<String>,
 }
 
 impl fmt::Debug for Cluster {
@@ -130,7 +132,15 @@ impl Cluster {
         )))
     }
 
+    /// Whether this session is one of a connection that is kept here, or that somebody has.
+    pub(crate) fn has(&self, session: &str) -> bool {
+        let state = self.state();
+        let idle = state.idle.iter().any(|idle| idle.session() == session);
+        idle || state.leased.iter().any(|leased| leased == session)
+    }
+
     fn lease(&self, connection: Connection, used: bool) -> Lease {
+        self.state().leased.push(connection.session().to_owned());
         Lease {
             cluster: self.clone(),
             connection: Some(connection),
@@ -262,10 +272,14 @@ impl Drop for Lease {
         let Some(connection) = self.connection.take() else {
             return;
         };
+        let mut state = self.cluster.state();
+        let mut leased = state.leased.iter();
+        if let Some(at) = leased.position(|leased| leased == connection.session()) {
+            state.leased.swap_remove(at);
+        }
         if !connection.is_in_step() {
             return;
         }
-        let mut state = self.cluster.state();
         if state.idle.len() < IDLE_MAX {
             state.idle.push(connection);
         }

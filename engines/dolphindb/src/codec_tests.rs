@@ -20,6 +20,9 @@ use crate::wire::Incoming;
 
 const ALLOWANCE: u64 = 16 << 20;
 
+#[global_allocator]
+static PEAK: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
+
 fn now<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
@@ -292,6 +295,14 @@ fn a_length_that_a_server_makes_up_costs_nothing() {
         read(&nothing).unwrap().into_vector().unwrap().array.len(),
         i32::MAX as usize
     );
+    ensure_little_was_held();
+}
+
+/// That no test of this process has ever held much, those that ran beside this one too: what a length claims is gigabytes.
+fn ensure_little_was_held() {
+    let most = PEAK.peak_usage_as_mb();
+    assert!(most > 0.0, "nothing is counted");
+    assert!(most < 400.0, "{most} MiB were held");
 }
 
 #[test]
@@ -467,6 +478,7 @@ proptest! {
         }
         let mut incoming = Incoming::of_bytes(&bytes, ALLOWANCE);
         let _ = now(decode::object(&mut incoming));
+        ensure_little_was_held();
     }
 
     #[test]

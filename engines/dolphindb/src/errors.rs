@@ -11,7 +11,7 @@ use strait_common::{Error, Kind};
 pub enum Failure {
     /// The server has refused it; the connection is in step, and nothing was done that the text does not speak of.
     Server(ServerError),
-    /// The request was not sent: it cannot be. The connection is in step.
+    /// The request was not sent: it cannot be, or the connection is out of step and says so itself.
     Unsent(Error),
     /// The connection is lost, and with it the answer. The request may have been carried out.
     Lost(Error),
@@ -60,6 +60,8 @@ pub enum Cause {
     LoginFailed,
     /// The server has no such function: it is older than what was asked for.
     UnknownFunction,
+    /// This user logs in by another way than SCRAM: who is made without more can only do so.
+    NotByScram,
     /// The disk is full.
     DiskFull,
     /// Memory ran out, or a limit on it.
@@ -88,6 +90,7 @@ impl Cause {
             Cause::LoginFailed | Cause::NoCluster => Kind::Config,
             Cause::NoPrivilege
             | Cause::UnknownFunction
+            | Cause::NotByScram
             | Cause::ReplicationSlave
             | Cause::OutsideDivision
             | Cause::TooManyPartitions
@@ -105,6 +108,7 @@ impl Cause {
             Cause::OutsideDivision => "no partition takes these rows",
             Cause::NoCluster => "name a data node of a cluster in the URL",
             Cause::UnknownFunction => "this server may be too old",
+            Cause::NotByScram => "say login=auto or login=rsa in the URL",
             Cause::TooManyPartitions => "narrow the selection",
             _ => "",
         }
@@ -134,6 +138,7 @@ const SIGNS: &[(&str, Cause)] = &[
     ("s01001", Cause::OutsideDivision),
     ("s02039", Cause::TooManyPartitions),
     ("can't recognize function name", Cause::UnknownFunction),
+    ("doesn't support scram authmode", Cause::NotByScram),
     ("cannot recognize the token scram", Cause::UnknownFunction),
     (
         "cannot recognize the token getdynamicpublickey",

@@ -3,7 +3,7 @@
 //! One SQLite file in a directory of the sink's. It holds the claims and epochs, rows that are staged and what covers them, what is being published, and the
 //! receipts. Every change is one transaction that looks at the epoch itself, so that a number in a process's memory is no fence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +36,7 @@ const SCHEMA: &str = "
         rows INTEGER NOT NULL, bytes INTEGER NOT NULL, content BLOB NOT NULL, PRIMARY KEY (writer, n));
     CREATE INDEX pieces_of ON pieces (tbl, run, key);
     CREATE TABLE publishing (
-        tbl TEXT NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL, what TEXT NOT NULL, PRIMARY KEY (tbl, run, key));
+        tbl TEXT NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL, what TEXT NOT NULL, PRIMARY KEY (tbl, key));
     CREATE TABLE ledger (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, tbl TEXT NOT NULL, run TEXT NOT NULL, key TEXT NOT NULL, act TEXT NOT NULL,
         receipt TEXT NOT NULL, version TEXT, whole INTEGER NOT NULL);
@@ -100,8 +100,11 @@ pub(crate) struct Publishing {
     pub(crate) done_pieces: u64,
     /// Up to which piece the batch goes that is sent, or was when its answer was lost: whoever sends it again sends the same.
     pub(crate) sent_pieces: u64,
-    /// The session that the last request was sent in.
+    /// The session of a request that may still be running; empty where each was answered.
     pub(crate) session: String,
+    /// Whether a request was sent of which nobody has heard whether it was carried out.
+    #[serde(default)]
+    pub(crate) unheard: bool,
     /// Why it cannot go on without a person.
     pub(crate) trouble: Option<String>,
     /// Whether what the server had lost of it was removed, to be sent once more.
@@ -110,6 +113,15 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
+    /// Whether it is certain that nothing of it has happened at the server: no request that begins it was sent, or each was answered, and refused.
+    pub(crate) fn has_not_begun(&self) -> bool {
+        let begun = match self.act {
+            Act::Append => self.sent_pieces > 0,
+            Act::Replace | Act::Drop | Act::Confirm => self.cleared,
+        };
+        !begun && self.session.is_empty() && !self.unheard
+    }
+
     /// One of which nothing has happened yet: without a receipt and without rows.
     pub(crate) fn new(run: RunId, key: PartitionKey, act: Act) -> Publishing {
         Publishing {
@@ -129,6 +141,7 @@ impl Publishing {
             done_pieces: 0,
             sent_pieces: 0,
             session: String::new(),
+            unheard: false,
             trouble: None,
             repaired: false,
         }
@@ -415,18 +428,16 @@ impl Book<'_> {
         )))
     }
 
-    /// Ends the claim, and discards what the run has staged: no one goes on with a run that is over.
+    /// Ends the claim, and discards what the run has staged and removed: no one goes on with a run that is over.
     pub(crate) fn complete(&self, table: &TableName, run: RunId) -> Result<()> {
         let (table, run) = (table.to_string(), run.to_string());
         self.0
             .execute("UPDATE tables SET open = 0 WHERE name = ?1", [&table])
             .said()?;
-        self.0
-            .execute(
-                "DELETE FROM staged WHERE tbl = ?1 AND run = ?2",
-                [&table, &run],
-            )
-            .said()?;
+        for kept in ["staged", "dropped"] {
+            let over = format!("DELETE FROM {kept} WHERE tbl = ?1 AND run = ?2");
+            self.0.execute(&over, [&table, &run]).said()?;
+        }
         self.sweep(&table)
     }
 
@@ -509,7 +520,7 @@ impl Book<'_> {
         .collect()
     }
 
-    /// Writes down what is staged; `old` writers' pieces of the partition go.
+    /// Writes down what is staged.
     pub(crate) fn stage(
         &self,
         table: &TableName,
@@ -640,16 +651,22 @@ impl Book<'_> {
         rows.map(|row| parsed(&row.said()?)).collect()
     }
 
-    /// What is being published of a partition by this run.
+    /// The partitions that are neither what they were nor what they are to be: what was there went, or may have gone, and what the ledger has of them says nothing.
+    pub(crate) fn torn(&self, table: &TableName) -> Result<BTreeSet<PartitionKey>> {
+        let torn = self.all_publishing(table)?.into_iter();
+        let torn = torn.filter(|what| what.act != Act::Append && !what.has_not_begun());
+        Ok(torn.map(|what| what.key).collect())
+    }
+
+    /// What is being published of a partition, whoever began it: one at most, since a next one takes its place.
     pub(crate) fn publishing(
         &self,
         table: &TableName,
-        run: RunId,
         key: &PartitionKey,
     ) -> Result<Option<Publishing>> {
         let found = self.0.query_row(
-            "SELECT what FROM publishing WHERE tbl = ?1 AND run = ?2 AND key = ?3",
-            [table.to_string(), run.to_string(), key.to_string()],
+            "SELECT what FROM publishing WHERE tbl = ?1 AND key = ?2",
+            [table.to_string(), key.to_string()],
             |row| row.get::<_, String>(0),
         );
         found
@@ -659,11 +676,12 @@ impl Book<'_> {
             .transpose()
     }
 
-    /// Writes down what is about to happen at the server.
+    /// Writes down what is about to happen at the server. It takes the place of what was being published of the partition, whoever began that.
     pub(crate) fn publish(&self, table: &TableName, what: &Publishing) -> Result<()> {
+        self.published(table, &what.key)?;
         self.0
             .execute(
-                "INSERT OR REPLACE INTO publishing VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO publishing VALUES (?1, ?2, ?3, ?4)",
                 params![
                     table.to_string(),
                     what.run.to_string(),
@@ -676,23 +694,27 @@ impl Book<'_> {
     }
 
     /// Nothing of a partition is being published any more.
-    pub(crate) fn published(
-        &self,
-        table: &TableName,
-        run: RunId,
-        key: &PartitionKey,
-    ) -> Result<()> {
+    pub(crate) fn published(&self, table: &TableName, key: &PartitionKey) -> Result<()> {
         self.0
             .execute(
-                "DELETE FROM publishing WHERE tbl = ?1 AND run = ?2 AND key = ?3",
-                [table.to_string(), run.to_string(), key.to_string()],
+                "DELETE FROM publishing WHERE tbl = ?1 AND key = ?2",
+                [table.to_string(), key.to_string()],
             )
             .said()?;
         Ok(())
     }
 
-    /// A line for the ledger.
+    /// A line for the ledger. One that says anew what is there takes the place of those of other runs.
     pub(crate) fn enter(&self, table: &TableName, entry: &Entry) -> Result<()> {
+        if entry.act != Act::Append {
+            let key = entry.receipt.key.to_string();
+            self.0
+                .execute(
+                    "DELETE FROM ledger WHERE tbl = ?1 AND key = ?2 AND run <> ?3",
+                    [table.to_string(), key, entry.run.to_string()],
+                )
+                .said()?;
+        }
         self.0
             .execute(
                 "INSERT INTO ledger (tbl, run, key, act, receipt, version, whole) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -804,7 +826,19 @@ impl Book<'_> {
         rows.map(|row| row.said()?.parse()).collect()
     }
 
-    /// Forgets what any run has put into a table.
+    /// Whether it knows of anything that a run has put into a table, or is about to.
+    pub(crate) fn knows(&self, table: &TableName) -> Result<bool> {
+        let name = table.to_string();
+        for kept in ["ledger", "publishing", "staged"] {
+            let asked = format!("SELECT EXISTS (SELECT 1 FROM {kept} WHERE tbl = ?1)");
+            if self.0.query_row(&asked, [&name], |row| row.get(0)).said()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Forgets what any run has put into a table: how many lines that was.
     pub(crate) fn forget_table(&self, table: &TableName) -> Result<u64> {
         let name = table.to_string();
         let mut lost = 0;

@@ -1,7 +1,7 @@
 //! How a user is made known: SCRAM-SHA-256, RSA, or plain text.
 //!
-//! The first that works ends it. A next one is tried only where the server does not know the one before: a wrong password is not sent a second
-//! time in a weaker form.
+//! The first that works ends it. A next one is tried only where the server does not know the one before, or not for this user: a wrong password is not sent a
+//! second time in a weaker form.
 
 use std::num::NonZeroU32;
 
@@ -36,7 +36,8 @@ pub(crate) async fn login(
         match scram(connection, user).await {
             Ok(()) => return Ok(()),
             Err(Failure::Server(error))
-                if how == Login::Auto && error.cause == Cause::UnknownFunction => {}
+                if how == Login::Auto
+                    && matches!(error.cause, Cause::UnknownFunction | Cause::NotByScram) => {}
             Err(failure) => return Err(Error::from(failure).context("login by SCRAM")),
         }
     }
@@ -67,10 +68,12 @@ pub(crate) async fn login(
 
 fn accepted(answer: Result<Object, Failure>) -> Result<(), Failure> {
     // Servers answer with nothing, or with true.
-    if let Object::Scalar(_) = &answer? {
-        return Ok(());
+    match answer?.boolean() {
+        Ok(false) => Err(unsent(Error::config(
+            "the server does not take this user and password",
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// What this client makes of the other's answer goes wrong without hurting the connection.

@@ -108,14 +108,14 @@ impl Object {
         }
     }
 
-    /// The text of this key; empty where there is none.
+    /// The text of this key, or the last one of several; empty where there is none.
     ///
     /// # Errors
     /// `Corrupt` if it is no dictionary, or the key has something else.
     pub(crate) fn text_at(&self, key: &str) -> Result<String> {
         match self.get(key)? {
             Some(Object::Nothing) | None => Ok(String::new()),
-            Some(found) => found.text(),
+            Some(found) => Ok(found.texts()?.pop().unwrap_or_default()),
         }
     }
 

@@ -17,7 +17,7 @@ const PORT: u16 = 8848;
 /// How many sites a URL may name.
 const SITES_MAX: usize = 64;
 /// What one append may take: the server's cache, which by default takes 200 MB, has to hold it.
-const BATCH_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=128 << 20;
+const BATCH_BYTES: std::ops::RangeInclusive<u64> = 4 << 20..=128 << 20;
 /// A quarter of what a server answers one query with, unless it was told otherwise.
 const QUERY_BYTES: u64 = 2 << 30;
 /// What a password file may hold.
@@ -233,7 +233,7 @@ impl Words {
             "batch_max" => {
                 let bytes = value.parse::<config::ByteSize>()?.0;
                 if !BATCH_BYTES.contains(&bytes) {
-                    return Err(wrong(value, "between 1MiB and 128MiB"));
+                    return Err(wrong(value, "between 4MiB and 128MiB"));
                 }
                 options.batch_bytes = bytes;
             }

@@ -10,6 +10,7 @@
 //! once more. Before an answer that was lost is decided by a count, no request of that session may be running any more.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -47,6 +48,8 @@ pub(crate) struct Attempt {
     pub(crate) table: TableName,
     pub(crate) run: RunId,
     pub(crate) epoch: Epoch,
+    /// Whether an older request was waited for in vain: the next ones are looked for once.
+    pub(crate) impatient: AtomicBool,
 }
 
 /// What the script of a request has found and done.
@@ -82,8 +85,8 @@ impl Answer {
     }
 }
 
-/// Rows of pieces, as one batch.
-pub(crate) fn decoded(pieces: &[Piece], schema: &SchemaRef) -> Result<RecordBatch> {
+/// Rows of pieces, as one batch: no piece is there twice, and for a moment all rows are.
+pub(crate) fn decoded(pieces: Vec<Piece>, schema: &SchemaRef) -> Result<RecordBatch> {
     let mut batches = Vec::new();
     for piece in pieces {
         let reader = arrow::ipc::reader::StreamReader::try_new(piece.content.as_slice(), None);
@@ -137,8 +140,30 @@ impl Attempt {
         Ok(format!("{}\n{count}", epochs::newest(&self.table)?))
     }
 
-    /// The partition as readers see it, and the digest of its rows in these columns.
+    /// The partition as readers of B see it, and the digest of its rows in these columns.
+    ///
+    /// # Errors
+    /// `Unavailable` if it changes meanwhile.
     pub(crate) async fn seen(
+        &self,
+        described: &Described,
+        key: &PartitionKey,
+        columns: &[String],
+        read: bool,
+    ) -> Result<Option<(Partition, Digest)>> {
+        let seen = self.seen_once(described, key, columns, read).await;
+        seen.map_err(|error| match error.kind() {
+            // That a partition has moved is said of A's, which is planned anew then.
+            Kind::Moved => Error::unavailable(format!(
+                "partition {} changes at B while it is read back",
+                key.label()
+            ))
+            .with_source(error),
+            _ => error,
+        })
+    }
+
+    async fn seen_once(
         &self,
         described: &Described,
         key: &PartitionKey,
@@ -212,12 +237,26 @@ impl Attempt {
         }
         if !anew {
             self.quiet(&what.session).await?;
+            what.unheard |= !what.session.is_empty();
         }
-        let described = self.inner.source.described(&self.table).await?;
+        let pushed = self.go_on(&mut what).await;
+        if let Err(error) = &pushed {
+            self.inner.source.forget(&self.table);
+            if error.kind() != Kind::Fenced {
+                // Its requests were answered, maybe: then nobody need look for them, and their connection serves others.
+                self.save(&what).await?;
+            }
+        }
+        pushed
+    }
+
+    async fn go_on(&self, what: &mut Publishing) -> Result<()> {
+        let source = &self.inner.source;
+        let described = source.described_with(&self.table, &what.key).await?;
         let place = scheme::place(&what.key, &described.levels)?;
         let Some(place) = place else {
             if what.act == Act::Drop {
-                return self.end(&what, None).await;
+                return self.end(what, None).await;
             }
             return Err(Error::refused(format!(
                 "the table has no partition {}",
@@ -225,16 +264,16 @@ impl Attempt {
             )));
         };
         if !what.cleared {
-            self.clear(&mut what, &place, "c > 0").await?;
+            self.clear(what, &place, "c > 0").await?;
             what.cleared = true;
-            self.save(&what).await?;
+            self.save(what).await?;
         }
         loop {
             if what.act != Act::Drop {
-                self.append_all(&mut what, &described, &place).await?;
+                self.append_all(what, &described, &place).await?;
             }
-            if let Some(proved) = self.prove(&mut what, &described, &place).await? {
-                return self.end(&what, proved.version).await;
+            if let Some(proved) = self.prove(what, &described, &place).await? {
+                return self.end(what, proved.version).await;
             }
         }
     }
@@ -261,7 +300,9 @@ impl Attempt {
             self.epoch
         );
         let answer = self.request(what, None, &script).await?;
-        self.check_newest(&answer)
+        self.check_newest(&answer)?;
+        what.unheard = false;
+        Ok(())
     }
 
     fn check_newest(&self, answer: &Answer) -> Result<()> {
@@ -301,14 +342,10 @@ impl Attempt {
                 pieces.len() as u64,
                 pieces.iter().map(|p| p.rows).sum::<u64>(),
             );
-            what.sent_pieces = from + count;
             if rows > 0 {
                 let schema = Arc::clone(&described.schema);
-                let batch = self
-                    .inner
-                    .cpu
-                    .run(move || decoded(&pieces, &schema))
-                    .await?;
+                let batch = self.inner.cpu.run(move || decoded(pieces, &schema)).await?;
+                let batch = (batch, from + count);
                 if !self.append(what, described, place, batch).await? {
                     continue;
                 }
@@ -319,15 +356,15 @@ impl Attempt {
         Ok(())
     }
 
-    /// One batch. False if all of them are to be sent again.
+    /// One batch, which goes up to this piece. False if all of them are to be sent again.
     async fn append(
         &self,
         what: &mut Publishing,
         described: &Described,
         place: &Place,
-        batch: RecordBatch,
+        batch: (RecordBatch, u64),
     ) -> Result<bool> {
-        let rows = batch.num_rows() as u64;
+        let rows = batch.0.num_rows() as u64;
         let expected = what.before + what.done_rows;
         let strangers = if place.strangers.is_empty() {
             "m = 0".to_owned()
@@ -354,12 +391,21 @@ impl Attempt {
             return Err(self.trouble(what, Kind::Refused, why).await);
         }
         let number = |number: i64| u64::try_from(number).ok();
-        if answer.done == -1 && number(answer.count) == Some(expected + rows) {
+        if answer.done == -1 && what.unheard && number(answer.count) == Some(expected + rows) {
             // It was there already: its answer was lost.
+            what.unheard = false;
             return Ok(true);
         }
         if answer.done == -1 {
             let there = number(answer.count).unwrap_or(0);
+            if what.act == Act::Append && what.done_pieces == 0 && !what.unheard {
+                // Nothing of it is there, so that it can be put together anew.
+                what.sent_pieces = 0;
+                return Err(Error::refused(format!(
+                    "partition {label} has {there} rows where {expected} were expected before the first of ours: {}",
+                    reason(described)
+                )));
+            }
             if self.repair(what, described, place, there).await? {
                 return Ok(false);
             }
@@ -376,6 +422,7 @@ impl Attempt {
             );
             return Err(self.trouble(what, Kind::Corrupt, why).await);
         }
+        what.unheard = false;
         Ok(true)
     }
 
@@ -436,7 +483,7 @@ impl Attempt {
                 usize::try_from(left).unwrap_or(usize::MAX),
             );
             let digested = self.inner.cpu.run(move || {
-                let rows = decoded(&piece, &schema)?;
+                let rows = decoded(piece, &schema)?;
                 let rows = rows.slice(0, rows.num_rows().min(most));
                 let places = columns.iter().map(|column| schema.index_of(column));
                 let places = places.collect::<Result<Vec<_>, _>>();
@@ -453,14 +500,15 @@ impl Attempt {
         Ok((left == 0).then_some(sum))
     }
 
-    /// Sends one request until it is answered, however often its answer is lost.
+    /// Sends one request until it is answered, however often its answer is lost; with rows, up to which piece they go.
     async fn request(
         &self,
         what: &mut Publishing,
-        rows: Option<RecordBatch>,
+        rows: Option<(RecordBatch, u64)>,
         script: &str,
     ) -> Result<Answer> {
-        let rows = rows.map(Argument::Table);
+        let upto = rows.as_ref().map_or(what.sent_pieces, |(_, upto)| *upto);
+        let rows = rows.map(|(rows, _)| Argument::Table(rows));
         let mut tries = 0;
         // Before a batch it is written down how far it goes, and with it that those before are done.
         let mut unsaved = rows.is_some();
@@ -469,6 +517,7 @@ impl Attempt {
             let session = lease.connection().session().to_owned();
             if unsaved || session != what.session {
                 what.session = session;
+                what.sent_pieces = upto;
                 self.save(what).await?;
                 unsaved = false;
             }
@@ -476,8 +525,20 @@ impl Attempt {
             let sent = send(lease.connection(), rows.as_ref(), script).await;
             self.step("hear of a request").await?;
             let failure = match sent {
-                Ok(object) => return Answer::of(&object),
-                Err(failure) => failure,
+                Ok(object) => {
+                    what.session.clear();
+                    let answer = Answer::of(&object);
+                    what.unheard |= answer.is_err();
+                    return answer;
+                }
+                Err(failure @ Failure::Lost(_)) => {
+                    what.unheard = true;
+                    failure
+                }
+                Err(failure) => {
+                    what.session.clear();
+                    failure
+                }
             };
             drop(lease);
             if tries >= TRIES_MAX {
@@ -500,11 +561,15 @@ impl Attempt {
     }
 
     /// Waits until no request of this session runs any more; those that do are cancelled.
-    async fn quiet(&self, session: &str) -> Result<()> {
-        if session.is_empty() {
+    pub(crate) async fn quiet(&self, session: &str) -> Result<()> {
+        // A connection that others use, or may use, is in step: what was sent in it was answered.
+        if session.is_empty() || self.inner.cluster.has(session) {
             return Ok(());
         }
-        let until = tokio::time::Instant::now() + QUIET_MAX;
+        let mut until = tokio::time::Instant::now();
+        if !self.impatient.load(Ordering::Relaxed) {
+            until += QUIET_MAX;
+        }
         let asked = "select rootJobId, sessionId from pnodeRun(getConsoleJobs)";
         loop {
             let running = self.inner.cluster.read(asked).await?.into_table()?;
@@ -525,6 +590,7 @@ impl Attempt {
                 return Ok(());
             }
             if tokio::time::Instant::now() >= until {
+                self.impatient.store(true, Ordering::Relaxed);
                 return Err(Error::unavailable(format!(
                     "an older request still runs at the server (console job {}), so nobody can tell what it has written",
                     ours.join(", ")
@@ -608,7 +674,7 @@ impl Attempt {
                     book.unstage(&table, run, key)?;
                 }
             }
-            book.published(&table, run, key)
+            book.published(&table, key)
         });
         ended.await
     }
@@ -634,8 +700,17 @@ async fn send(
     rows: Option<&Argument>,
     script: &str,
 ) -> Result<Object, Failure> {
-    if let Some(rows) = rows {
-        connection.upload("straitRows", rows).await?;
+    let Some(rows) = rows else {
+        return connection.script(script).await;
+    };
+    connection.upload("straitRows", rows).await?;
+    let sent = connection.script(script).await;
+    if let Err(Failure::Server(_)) = &sent {
+        // The script has ended before it came to that, and the session lives on.
+        let freed = connection.script("undef(\"straitRows\", VAR)").await;
+        if let Err(failure) = freed {
+            tracing::debug!(error = %Error::from(failure), "the rows of a refused batch were not freed");
+        }
     }
-    connection.script(script).await
+    sent
 }

@@ -52,6 +52,7 @@ pub(crate) struct Level {
     pub(crate) division: Division,
     pub(crate) entries: Vec<Entry>,
     by_directory: HashMap<String, usize>,
+    by_cell: HashMap<Cell, usize>,
     /// The type of its column, and that of the scheme's values, where it has some.
     column: Type,
     scheme: Option<Type>,
@@ -63,6 +64,12 @@ impl Level {
     /// The type of the scheme's values, which may be coarser than the column's.
     pub(crate) fn scheme_type(&self) -> Type {
         self.scheme.unwrap_or(self.column)
+    }
+
+    /// The partition of this level in which this column is this.
+    fn entry(&self, column: &str, cell: &Cell) -> Option<&Entry> {
+        let at = self.by_cell.get(cell)?;
+        (self.division.column == column).then(|| &self.entries[*at])
     }
 }
 
@@ -190,11 +197,11 @@ fn level(name: &str, kind: i64, scheme: Object, schema: &Schema) -> Result<Level
             entries.len()
         )));
     }
-    let by_directory = entries
-        .iter()
-        .enumerate()
-        .map(|(at, entry)| (entry.directory.clone(), at))
-        .collect();
+    let entry = |(at, entry): (usize, &Entry)| {
+        let (directory, cell) = (entry.directory.clone(), entry.cell.clone());
+        ((directory, at), (cell, at))
+    };
+    let (by_directory, by_cell) = entries.iter().enumerate().map(entry).unzip();
     Ok(Level {
         division: Division {
             column: name.to_owned(),
@@ -202,6 +209,7 @@ fn level(name: &str, kind: i64, scheme: Object, schema: &Schema) -> Result<Level
         },
         entries,
         by_directory,
+        by_cell,
         column,
         scheme: values,
         marks,
@@ -449,30 +457,9 @@ pub(crate) fn key_of(path: &str, database: &str, levels: &[Level]) -> Result<Par
 /// # Errors
 /// `Refused` if the table has no such partition (any more).
 pub(crate) fn conditions(key: &PartitionKey, levels: &[Level]) -> Result<Vec<String>> {
-    if key.parts().len() != levels.len() {
-        return Err(Error::refused(format!(
-            "{} is no partition of this table",
-            key.label()
-        )));
-    }
-    let conditions = key
-        .parts()
-        .iter()
-        .zip(levels)
-        .map(|((column, cell), level)| {
-            let entry = level
-                .entries
-                .iter()
-                .find(|entry| entry.cell == *cell && level.division.column == *column);
-            let entry = entry.ok_or_else(|| {
-                Error::refused(format!("the table has no partition {}", key.label()))
-            })?;
-            let name = script::name(column).ok_or_else(|| {
-                Error::refused(format!("column {column} has no name in a script"))
-            })?;
-            Ok(format!("partition({name}, {})", entry.word))
-        });
-    conditions.collect()
+    let place = place(key, levels)?
+        .ok_or_else(|| Error::refused(format!("the table has no partition {}", key.label())))?;
+    Ok(place.conditions)
 }
 
 /// Where this partition is; none if the scheme has no such partition (yet).
@@ -492,7 +479,7 @@ pub(crate) fn place(key: &PartitionKey, levels: &[Level]) -> Result<Option<Place
         strangers: Vec::new(),
     };
     for ((column, cell), level) in key.parts().iter().zip(levels) {
-        let Some(entry) = level.entries.iter().find(|entry| entry.cell == *cell) else {
+        let Some(entry) = level.entry(column, cell) else {
             return Ok(None);
         };
         let name = script::name(column)
@@ -521,7 +508,7 @@ pub(crate) fn place(key: &PartitionKey, levels: &[Level]) -> Result<Option<Place
 pub(crate) fn missing(key: &PartitionKey, levels: &[Level]) -> Result<Vec<Addition>> {
     let mut additions = Vec::new();
     for (at, ((column, cell), level)) in key.parts().iter().zip(levels).enumerate() {
-        if level.entries.iter().any(|entry| entry.cell == *cell) {
+        if level.entry(column, cell).is_some() {
             continue;
         }
         let refused = |why: &str| {

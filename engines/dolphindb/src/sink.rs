@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -105,10 +106,15 @@ impl DolphinSink {
         })
     }
 
-    /// Who writes to a table at the server; an error unless it is this sink or nobody.
+    /// Who writes to a table at the server; an error unless it is this sink, or nobody and this sink knows nothing of it either.
     async fn owner(&self, table: &TableName) -> Result<Option<Owner>> {
         let owner = epochs::owner(&self.inner.cluster, table).await?;
         match owner {
+            None if self.knows(table).await? => Err(Error::refused(format!(
+                "this sink's journal knows what it has put into table {table}, and the server knows of no such sink: it is another cluster than the journal's, or dfs://{} was \
+                 removed there. Put the URL right; or give up what the journal knows with --accept-lost-ledger, and copy with --mode mirror",
+                epochs::DATABASE
+            ))),
             Some(owner) if owner.journal != self.inner.journal.identity() => {
                 Err(Error::refused(format!(
                     "table {table} was written to by a sink with another journal ({}): what it holds only that one knows. Put that journal back in place, or give it up with \
@@ -241,15 +247,65 @@ impl DolphinSink {
     async fn there(&self, table: &TableName) -> Result<Option<Table>> {
         match self.inner.source.describe(table).await {
             Ok(there) => Ok(Some(there)),
-            Err(error) if error.kind() == Kind::Config => Ok(None),
+            // Much else is a matter of configuration, a password for one: the server must say by itself that there is no such table.
+            Err(error) if error.kind() == Kind::Config => match self.is_table(table).await? {
+                true => Err(error),
+                false => Ok(None),
+            },
             Err(error) => Err(error),
         }
     }
 
+    async fn is_table(&self, table: &TableName) -> Result<bool> {
+        let asked = format!(
+            "existsTable({}, {})",
+            quoted(&format!("dfs://{}", table.database()))?,
+            quoted(table.table())?
+        );
+        self.inner.cluster.read(&asked).await?.boolean()
+    }
+
+    async fn knows(&self, table: &TableName) -> Result<bool> {
+        let name = table.clone();
+        let journal = &self.inner.journal;
+        journal.act(move |book| book.knows(&name)).await
+    }
+
+    /// What the journal knows of a table that is not there any more is of rows that are gone, and so is what a run has begun: unless one has begun since `epoch`, when it was not
+    /// known yet whether the table is there.
+    async fn forget(&self, table: &TableName, epoch: Epoch) -> Result<()> {
+        self.owner(table).await?;
+        self.inner.step("forget the table that was there").await?;
+        let name = table.clone();
+        let forgotten = self.inner.journal.act(move |book| {
+            let (newest, held) = book.claim(&name)?;
+            if newest != epoch {
+                return Err(Error::unavailable(format!(
+                    "table {name}: a run has begun while it was made"
+                )));
+            }
+            let forgotten = book.forget_table(&name)?;
+            if forgotten > 0 || held.is_some() {
+                book.raise(&name, epoch)?;
+            }
+            Ok(forgotten)
+        });
+        if forgotten.await? > 0 {
+            tracing::warn!(%table, "the table was removed at the server since runs have written to it: it is made anew, and all of it is copied again");
+        }
+        Ok(())
+    }
+
+    /// The ledger, as far as it says what is there.
     async fn ledger(&self, table: &TableName) -> Result<BTreeMap<PartitionKey, Vec<Entry>>> {
         let name = table.clone();
         let journal = &self.inner.journal;
-        journal.act(move |book| book.ledger(&name)).await
+        let ledger = journal.act(move |book| {
+            let (mut ledger, torn) = (book.ledger(&name)?, book.torn(&name)?);
+            ledger.retain(|key, _| !torn.contains(key));
+            Ok(ledger)
+        });
+        ledger.await
     }
 
     async fn is_there(&self, database: &str) -> Result<bool> {
@@ -403,14 +459,16 @@ impl Sink for DolphinSink {
 
     async fn accept_loss(&self, table: &TableName) -> Result<u64> {
         let identity = self.inner.journal.identity().to_owned();
-        let owner = epochs::owner(&self.inner.cluster, table).await?;
-        let Some(owner) = owner.filter(|owner| owner.journal != identity) else {
-            return Ok(0);
+        let least = match epochs::owner(&self.inner.cluster, table).await? {
+            Some(owner) if owner.journal != identity => owner.epoch,
+            None if self.knows(table).await? => Epoch(0),
+            _ => return Ok(0),
         };
+        epochs::prepare(&self.inner.cluster).await?;
         let name = table.clone();
         let journal = &self.inner.journal;
         let (epoch, lost) = journal
-            .act(move |book| Ok((book.raise(&name, owner.epoch)?, book.forget_table(&name)?)))
+            .act(move |book| Ok((book.raise(&name, least)?, book.forget_table(&name)?)))
             .await?;
         let ours = Owner {
             journal: identity,
@@ -425,6 +483,9 @@ impl Sink for DolphinSink {
     }
 
     async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
+        let name = table.clone();
+        let journal = &self.inner.journal;
+        let (epoch, _) = journal.act(move |book| book.claim(&name)).await?;
         if let Some(there) = self.there(table).await? {
             let mut fits = self.fits(table, &there, wanted).await?;
             fits.created = self.add_ranges(table, &there, wanted, dry_run).await?;
@@ -451,6 +512,7 @@ impl Sink for DolphinSink {
         let mut notes = made.notes.clone();
         notes.extend((made.keep != Keep::All).then(|| keyed_note(table)));
         if !dry_run {
+            self.forget(table, epoch).await?;
             let done = self.make(table, wanted, scheme.as_deref(), &made).await;
             // Another process may have been faster; what it has made is looked at like any other table.
             let there = match done {
@@ -551,21 +613,30 @@ impl Sink for DolphinSink {
             table: table.clone(),
             run: claim.run,
             epoch,
+            impatient: AtomicBool::new(false),
         });
         // No older attempt can change the server any more: what it has begun is ended first.
         let name = table.clone();
-        let begun = journal.act(move |book| book.all_publishing(&name)).await?;
+        let begun = journal
+            .act(move |book| {
+                book.check_epoch(&name, epoch)?;
+                let mut begun = book.all_publishing(&name)?;
+                // What was only meant to be done is decided anew by whoever still means it: others may have put rows there since, or the run is given up.
+                for idle in begun.extract_if(.., |what| what.has_not_begun()) {
+                    book.published(&name, &idle.key)?;
+                }
+                Ok(begun)
+            })
+            .await?;
         for what in begun {
             let label = what.key.label();
             match attempt.push(what, false).await {
                 Ok(()) => {}
-                Err(error)
-                    if matches!(error.kind(), Kind::Refused | Kind::Corrupt | Kind::Schema) =>
-                {
-                    // It is told to whoever begins the partition again.
+                Err(error) if error.kind() == Kind::Fenced => return Err(error),
+                // It is told to whoever begins the partition again; the others go on.
+                Err(error) => {
                     tracing::warn!(%error, partition = %label, "a partition that was being published cannot go on");
                 }
-                Err(error) => return Err(error),
             }
         }
         let (name, run) = (table.clone(), claim.run);
@@ -588,11 +659,19 @@ impl Sink for DolphinSink {
             .journal
             .act(move |book| book.claim(&name))
             .await?;
-        Ok(held.filter(|(_, open)| *open).map(|(claim, _)| claim))
+        let held = held.filter(|(_, open)| *open);
+        // Nobody can go on with a table that is not there.
+        if held.is_none() || !self.is_table(table).await? {
+            return Ok(None);
+        }
+        Ok(held.map(|(claim, _)| claim))
     }
 
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
         let ledger = self.ledger(table).await?;
+        if !ledger.is_empty() && self.there(table).await?.is_none() {
+            return Ok(stream::empty().boxed());
+        }
         let receipts = ledger.into_values().flat_map(|entries| {
             let entries = in_effect(&entries).to_vec();
             entries.into_iter().map(|entry| Ok(entry.receipt))
@@ -605,7 +684,9 @@ impl Sink for DolphinSink {
         let ledger = self.ledger(table).await?;
         let partitions = match self.inner.source.partitions(table, selection).await {
             Ok(partitions) => partitions,
-            Err(error) if error.kind() == Kind::Config => return Ok(stream::empty().boxed()),
+            Err(error) if error.kind() == Kind::Config && !self.is_table(table).await? => {
+                return Ok(stream::empty().boxed());
+            }
             Err(error) => return Err(error),
         };
         let mut held: BTreeMap<PartitionKey, Option<Partition>> = BTreeMap::new();
@@ -641,6 +722,7 @@ fn positions(
 ) -> Result<Vec<Position>> {
     let mut positions: BTreeMap<PartitionKey, Vec<Position>> = BTreeMap::new();
     let mut done = std::collections::BTreeSet::new();
+    let torn = book.torn(table)?;
     for (key, entries) in book.ledger(table)? {
         let own = entries
             .iter()
@@ -652,6 +734,8 @@ fn positions(
                 done.insert(key);
                 positions.push(Position::committed(run, &own.receipt));
             }
+            // Whoever begins it is told why it is not there.
+            None if torn.contains(&key) => {}
             None => positions.extend(
                 in_effect(&entries)
                     .iter()

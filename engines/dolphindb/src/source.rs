@@ -7,10 +7,10 @@
 //!
 //! Where the server does not tell versions, each look at a partition gives it a new one: nothing is ever taken for unchanged, and nothing is gone on with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -41,6 +41,8 @@ const LONG_CELL_BYTES: u64 = 64;
 const ORIGIN_BYTES_MAX: usize = 200;
 /// What a block may not be larger than, in rows.
 const BLOCK_ROWS_MAX: u64 = 1 << 22;
+/// How many partitions of tables are remembered, if these are of several.
+const KNOWN_MAX: usize = 1 << 18;
 
 /// Reads the databases of a cluster.
 #[derive(Clone)]
@@ -48,6 +50,8 @@ pub struct DolphinSource {
     cluster: Cluster,
     /// Whether it was said that the server does not tell versions.
     said: Arc<AtomicBool>,
+    /// Tables as they were described last: a scheme names all partitions, and is not asked for again for each of them.
+    known: Arc<Mutex<HashMap<TableName, Arc<Described>>>>,
 }
 
 impl fmt::Debug for DolphinSource {
@@ -104,16 +108,43 @@ impl DolphinSource {
         DolphinSource {
             cluster,
             said: Arc::default(),
+            known: Arc::default(),
         }
     }
 
-    pub(crate) async fn described(&self, table: &TableName) -> Result<Described> {
+    fn known(&self) -> MutexGuard<'_, HashMap<TableName, Arc<Described>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The table as it is.
+    pub(crate) async fn described(&self, table: &TableName) -> Result<Arc<Described>> {
         let (described, _) = self.described_whole(table).await?;
         Ok(described)
     }
 
-    /// The same, and the server's own description.
-    async fn described_whole(&self, table: &TableName) -> Result<(Described, Object)> {
+    /// The table as it was described last, if it had this partition then; else as it is.
+    pub(crate) async fn described_with(
+        &self,
+        table: &TableName,
+        key: &PartitionKey,
+    ) -> Result<Arc<Described>> {
+        let known = self.known().get(table).cloned();
+        let has = |known: &Arc<Described>| {
+            scheme::place(key, &known.levels).is_ok_and(|place| place.is_some())
+        };
+        match known.filter(has) {
+            Some(known) => Ok(known),
+            None => self.described(table).await,
+        }
+    }
+
+    /// The table may have changed since it was described.
+    pub(crate) fn forget(&self, table: &TableName) {
+        self.known().remove(table);
+    }
+
+    /// The table as it is, and the server's own description.
+    async fn described_whole(&self, table: &TableName) -> Result<(Arc<Described>, Object)> {
         let asked = self
             .cluster
             .read(&format!("schema({})", handle(table)?))
@@ -151,11 +182,21 @@ impl DolphinSource {
         }
         let schema = Schema::new(fields);
         let levels = scheme::levels(&answer, &schema)?;
-        let described = Described {
+        let described = Arc::new(Described {
             schema: Arc::new(schema),
             levels,
             keyed: is_keyed(&answer)?,
+        });
+        let mut known = self.known();
+        let size = |described: &Arc<Described>| {
+            let levels = described.levels.iter();
+            1 + levels.map(|level| level.entries.len()).sum::<usize>()
         };
+        if known.values().chain([&described]).map(size).sum::<usize>() > KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(table.clone(), Arc::clone(&described));
+        drop(known);
         Ok((described, answer))
     }
 
@@ -355,7 +396,7 @@ impl Source for DolphinSource {
             name: table.clone(),
             divisions: described.divisions(),
             recipe: Recipe::of(&answer, &described.levels).text(),
-            schema: described.schema,
+            schema: Arc::clone(&described.schema),
         })
     }
 
@@ -393,7 +434,7 @@ impl Source for DolphinSource {
         after: &Cursor,
         limits: &ReadLimits,
     ) -> Result<Stream<Batch>> {
-        let described = self.described(table).await?;
+        let described = self.described_with(table, &partition.key).await?;
         let wanted = selection.read_columns();
         let schema = projected(&described.schema, wanted, table)?;
         let names = wanted.iter().map(|column| {
@@ -443,8 +484,9 @@ impl Source for DolphinSource {
         };
         // What was read before is not asked for again where a query says where it begins.
         let (at, pass) = if large { (passed, 0) } else { (0, passed) };
+        let blocks = query.blocks(at).await.inspect_err(|_| self.forget(table))?;
         let read = Read {
-            blocks: query.blocks(at).await?,
+            blocks,
             asked_from: at,
             query,
             schema: Arc::new(schema),
@@ -482,7 +524,7 @@ impl Source for DolphinSource {
         if selection.predicate().is_some() {
             return Ok(None);
         }
-        let described = self.described(table).await?;
+        let described = self.described_with(table, &partition.key).await?;
         let schema = projected(&described.schema, selection.columns(), table)?;
         let Some(asked) = sums::asked(&schema) else {
             return Ok(None);
@@ -553,9 +595,11 @@ fn projected(schema: &Schema, columns: &[String], table: &TableName) -> Result<S
 
 /// Whether a table of this description keeps one row of each key.
 fn is_keyed(described: &Object) -> Result<bool> {
-    let by_engine = matches!(described.text_at("engineType")?.as_str(), "PKEY" | "IOTDB");
+    if matches!(described.text_at("engineType")?.as_str(), "PKEY" | "IOTDB") {
+        return Ok(true);
+    }
     let kept = described.text_at("keepDuplicates")?;
-    Ok(by_engine || matches!(kept.as_str(), "LAST" | "FIRST"))
+    Ok(matches!(kept.as_str(), "LAST" | "FIRST"))
 }
 
 /// The bytes of a cell, where all take as many.
@@ -577,8 +621,12 @@ fn row_bytes(schema: &Schema) -> u64 {
         .max(1)
 }
 
-/// How many rows a block has, so that it is about a batch; the server takes no fewer than it takes.
+/// How many rows a block has, so that it is about a batch; the server takes no fewer than it takes. Nobody knows how long texts and lists will be: those come in the smallest
+/// blocks, since one that is larger than an answer may be cannot be read at all.
 fn block_rows(schema: &Schema, batch_bytes: u64) -> u32 {
+    if schema.fields().iter().any(|field| width(field).is_none()) {
+        return BLOCK_ROWS_MIN;
+    }
     let rows = (batch_bytes / row_bytes(schema)).clamp(u64::from(BLOCK_ROWS_MIN), BLOCK_ROWS_MAX);
     u32::try_from(rows).unwrap_or(BLOCK_ROWS_MIN)
 }
@@ -601,7 +649,7 @@ fn offset_of(cursor: &Cursor) -> Result<u64> {
 struct Query {
     source: DolphinSource,
     table: TableName,
-    described: Described,
+    described: Arc<Described>,
     partition: Partition,
     asked: String,
     /// Of a block.

@@ -306,7 +306,7 @@ impl ColumnType {
         let found = found.filter(|item| !array || item.width().is_some());
         let item = found.ok_or_else(|| {
             Error::refused(format!(
-                "values of the server's type {code} cannot be read; leave the column out"
+                "values of the server's type {code} have no like in Arrow: a table with such a column cannot be copied"
             ))
         })?;
         Ok(ColumnType { item, array })

@@ -18,6 +18,8 @@ use crate::cell::{Cell, scalar};
 pub struct Offers {
     /// SCRAM-SHA-256.
     pub scram: bool,
+    /// Whether the user was made for SCRAM. Other users of a server that knows it are refused it.
+    pub scram_user: bool,
     /// RSA.
     pub rsa: bool,
 }
@@ -51,6 +53,7 @@ struct Exchange {
 
 const ROUNDS: NonZeroU32 = NonZeroU32::new(4096).expect("not zero");
 const WRONG: &str = "The user name or password is incorrect.";
+const OTHER_MODE: &str = "sha256 authMode doesn't support scram authMode";
 
 impl Accounts {
     /// One user.
@@ -119,6 +122,11 @@ impl Logins {
                     pem.push('\n');
                 }
                 Ok(text(pem + "-----END PUBLIC KEY-----\n"))
+            }
+            ("scramClientFirst", _)
+                if self.accounts.offers.scram && !self.accounts.offers.scram_user =>
+            {
+                Err(OTHER_MODE.into())
             }
             ("scramClientFirst", [user, nonce]) if self.accounts.offers.scram => {
                 self.first(user, nonce)

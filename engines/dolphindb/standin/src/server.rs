@@ -57,6 +57,7 @@ impl Default for Settings {
             password: "123456".to_owned(),
             offers: Offers {
                 scram: true,
+                scram_user: true,
                 rsa: true,
             },
             tls: None,
@@ -195,8 +196,10 @@ enum Answer {
 async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(stream: S, shared: &Shared) {
     let (from, mut to) = tokio::io::split(stream);
     let mut requests = Requests::of(from);
-    let id = shared.sessions.fetch_add(1, Ordering::Relaxed).to_string();
+    let number = shared.sessions.fetch_add(1, Ordering::Relaxed);
+    let (id, number) = (number.to_string(), i64::try_from(number).unwrap_or(0));
     let mut session = Session::new(
+        number,
         Arc::clone(&shared.catalog),
         Logins::new(Arc::clone(&shared.accounts)),
     );
@@ -219,7 +222,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(stream: S, shared: &Sha
                 let job = format!("job-{id}-{}", shared.sessions.load(Ordering::Relaxed));
                 let running = Job {
                     id: job.clone(),
-                    session: id.parse().unwrap_or(0),
+                    session: number,
                 };
                 shared.catalog().jobs.push(running);
                 tokio::time::sleep(*time).await;

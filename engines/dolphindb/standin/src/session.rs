@@ -33,6 +33,8 @@ pub(crate) enum Value {
 /// A client's session.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// What the server calls it.
+    number: i64,
     catalog: Arc<Mutex<Catalog>>,
     variables: BTreeMap<String, Value>,
     /// What scripts have printed.
@@ -54,8 +56,9 @@ fn lock(catalog: &Mutex<Catalog>) -> MutexGuard<'_, Catalog> {
 
 impl Session {
     /// A guest's.
-    pub(crate) fn new(catalog: Arc<Mutex<Catalog>>, logins: Logins) -> Session {
+    pub(crate) fn new(number: i64, catalog: Arc<Mutex<Catalog>>, logins: Logins) -> Session {
         Session {
+            number,
             catalog,
             variables: BTreeMap::new(),
             printed: Vec::new(),
@@ -943,8 +946,11 @@ impl Session {
     /// What runs for whom.
     fn jobs(&self) -> Said<Value> {
         let catalog = lock(&self.catalog);
-        let ids: Vec<String> = catalog.jobs.iter().map(|job| job.id.clone()).collect();
-        let sessions: Vec<i64> = catalog.jobs.iter().map(|job| job.session).collect();
+        let mut ids: Vec<String> = catalog.jobs.iter().map(|job| job.id.clone()).collect();
+        let mut sessions: Vec<i64> = catalog.jobs.iter().map(|job| job.session).collect();
+        // Who asks runs too.
+        ids.push(format!("asks-{}", self.number));
+        sessions.push(self.number);
         let count = ids.len();
         let fields = vec![
             ColumnType::plain(Type::String).field("rootJobId"),

@@ -70,10 +70,20 @@ const COUNT: &str = "exec count(*) from loadTable(\"dfs://db\", \"t\")";
 
 #[tokio::test]
 async fn each_way_of_login_is_taken_where_it_is_offered_and_no_weaker_one() {
-    let offers = [(true, true), (false, true), (false, false)];
-    for (scram, rsa) in offers {
+    // The server knows SCRAM, and of the user by it; it knows RSA.
+    let offers = [
+        (true, true, true),
+        (true, false, true),
+        (false, false, true),
+        (false, false, false),
+    ];
+    for (known, scram, rsa) in offers {
         let settings = Settings {
-            offers: Offers { scram, rsa },
+            offers: Offers {
+                scram: known,
+                scram_user: scram,
+                rsa,
+            },
             ..Settings::default()
         };
         let standin = StandIn::start(settings).await.unwrap();
@@ -90,8 +100,11 @@ async fn each_way_of_login_is_taken_where_it_is_offered_and_no_weaker_one() {
             assert_eq!(
                 connected.is_ok(),
                 works,
-                "{login:?} with scram {scram}, rsa {rsa}: {connected:?}"
+                "{login:?} with scram {known}, {scram}, rsa {rsa}: {connected:?}"
             );
+            if let (Login::Scram, true, Err(error)) = (login, known, &connected) {
+                assert!(error.to_string().contains("login=auto"), "{error}");
+            }
             // A wrong password is refused, and is not tried again in a weaker way.
             let before = standin.log().len();
             options.user.as_mut().unwrap().password = Secret::new("wrong");
@@ -533,6 +546,7 @@ async fn over_tls_plain_text_is_the_last_resort() {
         tls: Some(Arc::clone(&certificates.server)),
         offers: Offers {
             scram: false,
+            scram_user: false,
             rsa: false,
         },
         ..Settings::default()

@@ -24,6 +24,7 @@ impl Harness for Dolphin {
             // Nobody logs in here, and a key takes longer to make than a case.
             offers: Offers {
                 scram: false,
+                scram_user: false,
                 rsa: false,
             },
             ..Settings::default()

@@ -12,10 +12,11 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use strait_common::cpu::CpuPool;
 use strait_common::engine::{
-    Begun, Disposition, Division, DivisionKind, Outcome, Position, Prepared, Store, Table,
+    Begun, Confirmed, Disposition, Division, DivisionKind, Outcome, Partition, Position, Prepared,
+    Store, Table,
 };
 use strait_common::ids::TableName;
-use strait_common::selection::Selection;
+use strait_common::selection::{Selection, SelectionSpec};
 use strait_common::{Error, Kind, Result};
 use strait_conformance::data::{claim, ensure_exactly, schema, table, table_name};
 use strait_conformance::life::{Life, Until};
@@ -74,6 +75,7 @@ impl World {
     async fn new() -> World {
         let offers = Offers {
             scram: false,
+            scram_user: false,
             rsa: false,
         };
         let settings = Settings {
@@ -277,7 +279,7 @@ async fn batch_after_batch_killed_at_every_step() {
     }
 }
 
-/// Rows that others put into a partition while it is published are neither taken for ours nor removed unasked.
+/// Rows that others put into a partition before the first of ours are neither taken for ours nor removed unasked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_of_somebody_else_are_for_a_person() {
     let world = World::new().await;
@@ -304,18 +306,14 @@ async fn rows_of_somebody_else_are_for_a_person() {
             .contains("has 3 rows where 0 were expected"),
         "{error}"
     );
-    // It stays so, and says the same again.
-    let (store, _) = world.process();
-    let again = run.live(&store, Until::Complete).await.unwrap_err();
-    assert_eq!(again.kind(), Kind::Refused, "{again}");
     world
-        .ensure(&[stranger], "the rows of somebody else stay")
+        .ensure(std::slice::from_ref(&stranger), "nothing of ours is there")
         .await;
-    let attachment = store.sink.attach(&run.claim).await.unwrap();
-    attachment.complete(Outcome::Partial).await.unwrap();
-    let replacing = life(2, std::slice::from_ref(&part_of), Disposition::Replace);
-    replacing.live(&store, Until::Complete).await.unwrap();
-    world.ensure(&[part_of], "after replacing it").await;
+    // None of ours had been sent: the next attempt knows of those rows, and joins them.
+    let (store, _) = world.process();
+    run.live(&store, Until::Complete).await.unwrap();
+    let both = [part_of, stranger];
+    world.ensure(&both, "beside those of somebody else").await;
 }
 
 /// The server drops rows that no partition takes, and says nothing.
@@ -637,6 +635,52 @@ async fn ranges_are_added_where_the_last_one_ends() {
     assert!(positions.is_empty(), "{positions:?}");
 }
 
+/// Two streams come to a new range at the same moment; each has a symbol of its own, which is new too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_that_another_stream_adds_first_is_added_once() {
+    let world = World::new().await;
+    let (store, before) = world.process();
+    let make = "p0 = database(\"\", RANGE, [0, 10]); p1 = database(\"\", VALUE, [\"IBM\"]); \
+                database(\"dfs://suite\", COMPO, [p0, p1])";
+    let mut lease = world.cluster().connect().await.unwrap();
+    lease.connection().script(make).await.unwrap();
+    let levels = [
+        ("number", DivisionKind::Range),
+        ("symbol", DivisionKind::Value),
+    ];
+    prepared(&store, &divided("ticks", &levels)).await;
+    let attachment = store.sink.attach(&claim(1).unwrap()).await.unwrap();
+    let (other, handle) = (world.cluster(), tokio::runtime::Handle::current());
+    let add: Act = Box::new(move || {
+        tokio::task::block_in_place(|| {
+            handle.block_on(async {
+                let add = "addRangePartitions(database(\"dfs://suite\"), [10, 20], 0)";
+                let mut lease = other.connect().await?;
+                lease.connection().script(add).await?;
+                Ok(())
+            })
+        })
+    });
+    before
+        .armed
+        .lock()
+        .unwrap()
+        .push(("add a partition to the scheme", add));
+    let begin = async |key: &str| {
+        let part = part(20_000, "IBM", 10..20).under(key.parse().unwrap());
+        let partition = part.partition();
+        attachment
+            .begin(&partition, Disposition::Append, None)
+            .await
+    };
+    let begun = begin("number=[10,20)/symbol='MSFT'").await.unwrap();
+    assert!(matches!(begun, Begun::Writer(_)));
+    // What can never be added is refused all the same.
+    let error = begin("number=[40,50)/symbol='MSFT'").await.map(|_| ());
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+}
+
 /// The source's buckets are taken only where the server counts them out alike.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn buckets_of_another_hash_are_refused_before_a_row_is_in() {
@@ -918,11 +962,7 @@ async fn a_table_with_a_key_is_replaced_and_never_appended_to() {
         "{error}"
     );
     world.ensure(&[], "nothing was appended").await;
-    let give_up = async |life: &Life| {
-        let attachment = store.sink.attach(&life.claim).await.unwrap();
-        attachment.complete(Outcome::Partial).await.unwrap();
-    };
-    give_up(&appending).await;
+    give_up(&store, &appending).await;
     for (run, parts) in [
         (2, parts()),
         (
@@ -943,4 +983,327 @@ async fn a_table_with_a_key_is_replaced_and_never_appended_to() {
     let error = replacing.live(&store, Until::Complete).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused, "{error}");
     assert!(error.to_string().contains("equal keys"), "{error}");
+}
+
+const REFUSED: &str = "<NoPrivilege>Not granted. RefId: S00000";
+
+/// The server refuses so many requests that have this text.
+fn refuse(world: &World, request: &str, times: usize) {
+    for _ in 0..times {
+        world.standin.fault(request, Fault::Say(REFUSED.into()));
+    }
+}
+
+async fn give_up(store: &Store, life: &Life) {
+    let attachment = store.sink.attach(&life.claim).await.unwrap();
+    attachment.complete(Outcome::Partial).await.unwrap();
+}
+
+async fn row_count(store: &Store) -> usize {
+    let visible = visible_rows(store, &table_name().unwrap()).await;
+    visible.unwrap().len()
+}
+
+/// A run may end with a part of a partition in place. No later run copies it beside that, however often it is tried; one that replaces it ends the matter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_run_has_left_half_done_is_not_copied_beside_it() {
+    let world = World::new().await;
+    let one = parts()[..1].to_vec();
+    let stranger = part(20_000, "IBM", 900..907);
+    let (store, before) = world.process_in(world.directory.path(), 1);
+    let (standin, rows) = (Arc::clone(&world.standin), stranger.rows(0, 7).unwrap());
+    let intrude: Act = Box::new(move || {
+        let inserted = standin.catalog().append("dfs://suite", "ticks", &rows);
+        assert_eq!(inserted.unwrap(), 7);
+        Ok(())
+    });
+    {
+        let mut armed = before.armed.lock().unwrap();
+        armed.push(("send a request", Box::new(|| Ok(()))));
+        armed.push(("send a request", intrude));
+    }
+    let mut left = 0;
+    for run in [1, 2, 3] {
+        let appending = life(run, &one, Disposition::Append);
+        let error = appending.live(&store, Until::Complete).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "run {run}: {error}");
+        let text = error.to_string();
+        assert!(text.contains("somebody else writes to it"), "{text}");
+        give_up(&store, &appending).await;
+        let count = row_count(&store).await;
+        assert!(left == 0 || count == left, "run {run}: {count} rows");
+        assert!(count > 7, "a part of it is there");
+        left = count;
+    }
+    let replacing = life(4, &one, Disposition::Replace);
+    replacing.live(&store, Until::Complete).await.unwrap();
+    world.ensure(&one, "replaced").await;
+    let more = part(20_000, "IBM", 500..504).changed("v2", 500..504);
+    let appending = life(5, std::slice::from_ref(&more), Disposition::Append);
+    appending.live(&store, Until::Complete).await.unwrap();
+    let all = [one, vec![more]].concat();
+    world.ensure(&all, "appended to what was replaced").await;
+}
+
+/// What a run could not end because the server refused it is ended by the first attempt that the server lets; the runs between say whose it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_run_could_not_end_is_ended_once_by_a_later_one() {
+    let world = World::new().await;
+    let one = parts()[..1].to_vec();
+    let (store, before) = world.process_in(world.directory.path(), 1);
+    let standin = Arc::clone(&world.standin);
+    let refuse_next: Act = Box::new(move || {
+        standin.fault("n = tableInsert(", Fault::Say(REFUSED.into()));
+        Ok(())
+    });
+    {
+        let mut armed = before.armed.lock().unwrap();
+        armed.push(("send a request", Box::new(|| Ok(()))));
+        armed.push(("send a request", refuse_next));
+    }
+    let first = life(1, &one, Disposition::Append);
+    let error = first.live(&store, Until::Complete).await.unwrap_err();
+    assert!(error.to_string().contains("<NoPrivilege>"), "{error}");
+    refuse(&world, "n = tableInsert(", 1);
+    give_up(&store, &first).await;
+    let left = row_count(&store).await;
+    assert!(left > 0);
+    let second = life(2, &one, Disposition::Append);
+    refuse(&world, "n = tableInsert(", 1);
+    let error = second.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    let text = error.to_string();
+    assert!(text.contains(&first.claim.run.to_string()), "{text}");
+    assert_eq!(row_count(&store).await, left);
+    // The session is no longer refused anything.
+    give_up(&store, &second).await;
+    world.ensure(&one, "the first run's rows are whole").await;
+    let third = life(3, &one, Disposition::Append);
+    third.live(&store, Until::Complete).await.unwrap();
+    world.ensure(&one, "copied once").await;
+}
+
+/// A removal that the server has refused is carried out neither by who gives the run up nor later, when others have put rows there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_run_that_is_over_had_only_meant_to_do_is_not_done() {
+    for replaces in [false, true] {
+        let world = World::new().await;
+        let old = part(20_000, "IBM", 1..5).changed("v0", 1..5);
+        let (store, _) = world.process();
+        let first = life(1, std::slice::from_ref(&old), Disposition::Append);
+        first.live(&store, Until::Complete).await.unwrap();
+        refuse(&world, "dropPartition(", 1);
+        let second = life(2, &parts()[..1], Disposition::Replace);
+        let error = if replaces {
+            second.live(&store, Until::Complete).await.unwrap_err()
+        } else {
+            let attachment = store.sink.attach(&second.claim).await.unwrap();
+            attachment.drop_partition(&old.key).await.unwrap_err()
+        };
+        assert_eq!(error.kind(), Kind::Refused, "{error}");
+        give_up(&store, &second).await;
+        assert_eq!(world.standin.faults_left(), 0);
+        world.ensure(std::slice::from_ref(&old), "refused").await;
+        let newer = part(20_000, "IBM", 500..504).changed("v3", 500..504);
+        let third = life(3, std::slice::from_ref(&newer), Disposition::Append);
+        third.live(&store, Until::Complete).await.unwrap();
+        let fourth = life(4, &[], Disposition::Append);
+        fourth.live(&store, Until::Complete).await.unwrap();
+        world
+            .ensure(&[old, newer], &format!("replaces: {replaces}"))
+            .await;
+    }
+}
+
+/// Receipts of a table that is not there any more say nothing about the one that is made in its place; but only the server can say that it is not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_removed_is_copied_anew() {
+    let world = World::new().await;
+    let name = table_name().unwrap();
+    let (store, _) = world.process();
+    let receipts = async || -> usize {
+        let receipts = store.sink.receipts(&name).await.unwrap();
+        receipts.try_collect::<Vec<_>>().await.unwrap().len()
+    };
+    let copy = async |run: u128| {
+        let run = life(run, &parts(), Disposition::Append);
+        run.live(&store, Until::Complete).await
+    };
+    copy(1).await.unwrap();
+    assert_eq!(receipts().await, 2);
+    world
+        .standin
+        .catalog()
+        .databases
+        .get_mut("dfs://suite")
+        .unwrap()
+        .tables
+        .remove("ticks");
+    assert_eq!(receipts().await, 0);
+    copy(2).await.unwrap();
+    world.ensure(&parts(), "in the table made anew").await;
+    world.standin.catalog().databases.remove("dfs://suite");
+    copy(3).await.unwrap();
+    world.ensure(&parts(), "in the database made anew").await;
+    let said = Fault::Say("The user name or password is incorrect.".into());
+    world.standin.fault("schema(loadTable(", said);
+    let error = copy(4).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Config, "{error}");
+    copy(4).await.unwrap();
+    assert_eq!(receipts().await, 2);
+    world.ensure(&parts(), "nothing was forgotten").await;
+}
+
+/// Whether a request still runs is asked only of one that was not answered; and what one partition waits for does not keep a run from its table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_request_that_was_answered() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let fail = || {
+        let said = Fault::Say("Out of memory. RefId: S04000".into());
+        world.standin.fault("n = tableInsert(", said);
+    };
+    let run = life(1, &parts(), Disposition::Append);
+    fail();
+    let error = run.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    fail();
+    run.live(&store, Until::Complete).await.unwrap();
+    assert_eq!(world.standin.faults_left(), 0);
+    world.ensure(&parts(), "after two refusals").await;
+    let asked = world.standin.log();
+    let looked = asked.iter().any(|line| line.contains("getConsoleJobs"));
+    assert!(!looked, "{asked:?}");
+    // The rows of a refused batch are not kept in a session that lives on.
+    let free = "script undef(\"straitRows\", VAR)";
+    let freed = asked.iter().filter(|line| line.as_str() == free);
+    assert_eq!(freed.count(), 2, "{asked:?}");
+}
+
+/// A partition whose rows are gone, or may be, is not what the ledger says of it: whoever finds it copied is told so by nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_half_replaced_is_not_taken_for_what_was_there() {
+    // The removal is heard of; it is not, and is refused when it is sent again.
+    for heard in [true, false] {
+        let world = World::new().await;
+        let (store, _) = world.process();
+        let old = vec![part(20_000, "IBM", 1..5).changed("v0", 1..5)];
+        let one = parts()[..1].to_vec();
+        let first = life(1, &old, Disposition::Append);
+        first.live(&store, Until::Complete).await.unwrap();
+        let second = life(2, &one, Disposition::Replace);
+        let (request, times) = if heard {
+            ("n = tableInsert(", 3)
+        } else {
+            world.standin.fault("dropPartition(", Fault::LoseAfter);
+            ("dropPartition(", 3)
+        };
+        // To the run, to who gives it up, and to the next one.
+        refuse(&world, request, times);
+        let error = second.live(&store, Until::Complete).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{error}");
+        give_up(&store, &second).await;
+        assert_eq!(row_count(&store).await, 0);
+        let receipts = store.sink.receipts(&table_name().unwrap()).await.unwrap();
+        let receipts: Vec<_> = receipts.try_collect().await.unwrap();
+        assert!(receipts.is_empty(), "{receipts:?}");
+        let third = life(3, &old, Disposition::Append);
+        let error = third.live(&store, Until::Complete).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "heard {heard}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(&second.claim.run.to_string()), "{text}");
+        assert_eq!(world.standin.faults_left(), 0);
+        // Now the server lets it.
+        give_up(&store, &third).await;
+        world.ensure(&one, "the second run's rows").await;
+    }
+}
+
+/// What was found equal is no longer what somebody could not end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_confirmed_can_be_appended_to_again() {
+    let world = World::new().await;
+    let one = parts()[..1].to_vec();
+    let (store, before) = world.process_in(world.directory.path(), 1);
+    lose_at(&world, &before, &[3, 7], 5);
+    let first = life(1, &one, Disposition::Append);
+    let error = first.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    give_up(&store, &first).await;
+    let selection = Selection::resolve(&SelectionSpec::default(), &schema(), 0).unwrap();
+    let name = table_name().unwrap();
+    let partitions = store.source.partitions(&name, &selection).await.unwrap();
+    let partitions: Vec<Partition> = partitions.try_collect().await.unwrap();
+    let left = part(20_000, "IBM", 100..105);
+    let second = life(2, &[], Disposition::Replace);
+    let attachment = store.sink.attach(&second.claim).await.unwrap();
+    let confirmed = Confirmed {
+        receipt: left.receipt().unwrap(),
+        version: partitions[0].version.clone(),
+    };
+    attachment.confirm(&[confirmed]).await.unwrap();
+    attachment.complete(Outcome::Done).await.unwrap();
+    let more = part(20_000, "IBM", 500..504).changed("v2", 500..504);
+    let third = life(3, std::slice::from_ref(&more), Disposition::Append);
+    third.live(&store, Until::Complete).await.unwrap();
+    world.ensure(&[left, more], "both").await;
+}
+
+/// One journal serves one cluster: what it knows of a table of that name elsewhere is neither believed nor forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_cluster_than_the_journals_is_noticed() {
+    let world = World::new().await;
+    let run = |run: u128| life(run, &parts(), Disposition::Append);
+    run(1)
+        .live(&world.process().0, Until::Complete)
+        .await
+        .unwrap();
+    let other = World::new().await;
+    let (elsewhere, _) = other.process_in(world.directory.path(), BATCH_BYTES);
+    let refused = async |when: &str| {
+        let error = run(2).live(&elsewhere, Until::Complete).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{when}: {error}");
+        let text = error.to_string();
+        assert!(text.contains("another cluster"), "{when}: {text}");
+    };
+    refused("without the table").await;
+    // Nor where somebody has made it.
+    let theirs = tempfile::tempdir().unwrap();
+    let (made, _) = other.process_in(theirs.path(), BATCH_BYTES);
+    prepared(&made, &table(true).unwrap()).await;
+    refused("with the table").await;
+    run(3)
+        .live(&world.process().0, Until::Complete)
+        .await
+        .unwrap();
+    world.ensure(&parts(), "at the journal's own cluster").await;
+    // Unless it is given up in words.
+    let name = table_name().unwrap();
+    assert!(elsewhere.sink.accept_loss(&name).await.unwrap() > 0);
+    assert_eq!(elsewhere.sink.accept_loss(&name).await.unwrap(), 0);
+    run(4).live(&elsewhere, Until::Complete).await.unwrap();
+    other.ensure(&parts(), "at the other cluster").await;
+}
+
+/// A run whose table is gone keeps nobody from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_ends_with_its_table() {
+    let world = World::new().await;
+    let name = table_name().unwrap();
+    let (store, _) = world.process();
+    let first = life(1, &parts(), Disposition::Append);
+    first.live(&store, Until::Chunks(1)).await.unwrap();
+    assert!(store.sink.claim(&name).await.unwrap().is_some());
+    let attachment = store.sink.attach(&first.claim).await.unwrap();
+    world.standin.catalog().databases.remove("dfs://suite");
+    assert!(store.sink.claim(&name).await.unwrap().is_none());
+    let second = life(2, &parts(), Disposition::Append);
+    second.live(&store, Until::Complete).await.unwrap();
+    world.ensure(&parts(), "in the table made anew").await;
+    let partition = parts()[0].partition();
+    let begun = attachment
+        .begin(&partition, Disposition::Append, None)
+        .await
+        .map(|_| ());
+    assert_eq!(begun.unwrap_err().kind(), Kind::Fenced);
 }

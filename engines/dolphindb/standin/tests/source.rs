@@ -43,6 +43,7 @@ impl World {
         let standin = StandIn::start(Settings::default()).await.unwrap();
         let mut options = Options::of_site("", 0);
         options.query_bytes = query_bytes;
+        options.answer_bytes_max = ANSWER_BYTES;
         options.sites = vec![Site {
             host: "127.0.0.1".into(),
             port: standin.address().port(),
@@ -134,6 +135,8 @@ impl World {
     }
 }
 
+/// A block of the fewest rows that a server takes fits, if they are as long as the longest of these tests.
+const ANSWER_BYTES: u64 = 4 << 20;
 const DAYS: i64 = 4;
 const COUNT: i64 = 40_000;
 
@@ -548,4 +551,41 @@ async fn a_change_between_two_queries_of_a_partition_is_noticed() {
     world.insert(&ticks().slice(0, 1)).await;
     let rest: strait_common::Result<Vec<Batch>> = read.try_collect().await;
     assert_eq!(rest.unwrap_err().kind(), Kind::Moved);
+}
+
+/// Nobody knows how long texts are before they come: blocks of them are of few rows, so that no partition is too large to be read.
+#[tokio::test]
+async fn blocks_of_long_texts_are_answers_that_can_be_taken() {
+    let count = 30_000;
+    let texts = (0..count).map(|row| format!("{row:>400}"));
+    let texts: ArrayRef = Arc::new(arrow::array::StringArray::from_iter_values(texts));
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..count));
+    let fields = vec![
+        ColumnType::plain(Type::Long).field("n"),
+        ColumnType::plain(Type::String).field("text"),
+    ];
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![numbers, texts]).unwrap();
+    assert!(rows.get_array_memory_size() as u64 > 2 * ANSWER_BYTES);
+    let make = "db = database(\"dfs://db1\", VALUE, [1]); createTable(db, sample, \"mt\")";
+    let world = World::with(&rows, Vec::new(), make).await;
+    let partitions = world.partitions(None).await;
+    let limits = ReadLimits {
+        batch_bytes: 8 << 20,
+        budget: Budget::new(64 << 20).unwrap(),
+    };
+    let selection = world.selection(None).await;
+    let read = world
+        .source
+        .read(
+            &world.table,
+            &selection,
+            &partitions[0],
+            &Cursor::start(),
+            &limits,
+        )
+        .await
+        .unwrap();
+    let batches: Vec<Batch> = read.try_collect().await.unwrap();
+    let read: usize = batches.iter().map(|batch| batch.records.num_rows()).sum();
+    assert_eq!(read as i64, count);
 }
