@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use clap::Parser;
+use futures::future::BoxFuture;
 use strait_common::budget::Budget;
 use strait_common::clock::Clock;
 use strait_common::cpu::CpuPool;
@@ -166,7 +167,18 @@ const SOURCE_FRAME_BYTES_LEAST: u64 = 4096;
 ///
 /// # Errors
 /// `Config` if memory is bounded by more than 4 TiB, `metrics_listen` cannot be listened on or the jobs cannot be read; `Internal` if the server fails.
-pub async fn run(
+pub fn run(
+    config: &Config,
+    stores: BTreeMap<String, Store>,
+    cpu: CpuPool,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> BoxFuture<'_, Result<()>> {
+    // Boxed here, it is compiled here: the body of an async function is compiled by everyone who awaits it, and this one is a server.
+    Box::pin(serve(config, stores, cpu, listener, shutdown))
+}
+
+async fn serve(
     config: &Config,
     stores: BTreeMap<String, Store>,
     cpu: CpuPool,

@@ -45,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use futures::future::BoxFuture;
 use strait_common::cpu::CpuPool;
 use strait_common::shutdown::Shutdown;
 use strait_common::state_dir::StateDir;
@@ -126,7 +127,12 @@ fn start(arguments: Arguments) -> Result<()> {
 ///
 /// # Errors
 /// `Config` if `metrics_listen` cannot be listened on; `Unavailable` if the run store cannot be read; `Internal` if the server fails.
-pub async fn run(agent: Arc<Agent>, listener: TcpListener) -> Result<()> {
+pub fn run(agent: Arc<Agent>, listener: TcpListener) -> BoxFuture<'static, Result<()>> {
+    // Boxed here, it is compiled here: the body of an async function is compiled by everyone who awaits it, and this one is a server.
+    Box::pin(serve(agent, listener))
+}
+
+async fn serve(agent: Arc<Agent>, listener: TcpListener) -> Result<()> {
     let address = listener.local_addr().or_error(Kind::Internal, "listener")?;
     let config: &Config = &agent.config;
     let _page = strait_common::metrics::serve(config.metrics_listen, Arc::clone(&agent)).await?;

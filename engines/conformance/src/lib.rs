@@ -16,7 +16,8 @@
 //! The suite starts no runtime and no thread, and measures no time.
 
 use std::fmt;
-use std::ops::Range;
+use std::iter::StepBy;
+use std::ops::{Range, RangeInclusive};
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -33,6 +34,9 @@ pub mod life;
 mod visible;
 
 pub use visible::{read_all, visible_rows};
+
+/// A life of more steps than this never ends.
+pub const STEPS_MAX: u64 = 10_000;
 
 /// How the suite reaches one engine.
 #[async_trait]
@@ -67,6 +71,11 @@ pub trait Harness: Send + Sync {
     /// The one partition of a table without partitions, with values that the engine can hold.
     fn whole_table(&self, numbers: Range<i64>) -> Part {
         Part::whole_table(numbers).with_empty_texts(self.holds().empty_texts)
+    }
+
+    /// The steps of a life, counted from 1, at which the first fault comes: all of them, or every so many.
+    fn steps(&self) -> StepBy<RangeInclusive<u64>> {
+        (1..=STEPS_MAX).step_by(1)
     }
 
     /// Whether the killer tries every pair of steps, one in each of two lives, rather than one second step per first: for engines

@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::iter::StepBy;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use strait_common::cpu::CpuPool;
 use strait_common::{Error, Result};
-use strait_conformance::{Divided, Durable, Fault, Faults, Harness, Process};
+use strait_conformance::{Divided, Durable, Fault, Faults, Harness, Process, STEPS_MAX};
 use strait_lake::disk::{Disk, Recorder, Step};
 
 struct Lake(Divided);
@@ -76,6 +78,15 @@ impl Harness for Lake {
 
     fn divided(&self) -> Divided {
         self.0
+    }
+
+    fn steps(&self) -> StepBy<RangeInclusive<u64>> {
+        match self.0 {
+            // Each step is of one of the two, whose acts on the disk are alike; of all together they take minutes.
+            Divided::ValueAndBuckets => (1..=STEPS_MAX).step_by(2),
+            Divided::RangeAndBuckets => (2..=STEPS_MAX).step_by(2),
+            _ => (1..=STEPS_MAX).step_by(1),
+        }
     }
 
     fn reads_old_versions(&self) -> bool {

@@ -12,13 +12,12 @@ use strait_common::key::{Cell, PartitionKey};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
 
-use super::killer::STEPS_MAX;
 use super::{
     World, append, append_durably, begin, begin_append, copy, ensure_committed, finish, position,
     positions, staged_position, three_parts,
 };
 use crate::data::{self, Part};
-use crate::{At, Check, Fault, Harness, ensure, ensure_kind};
+use crate::{At, Check, Fault, Harness, STEPS_MAX, ensure, ensure_kind};
 
 /// `prepare` names what it makes, makes it once, and with `dry_run` only names it.
 pub async fn prepare_makes_the_table_once_and_a_dry_run_makes_nothing(
@@ -170,7 +169,7 @@ pub async fn columns_that_are_missing_are_added_once(harness: &dyn Harness) -> C
 
 /// Whatever is killed, the columns are there or not, and asking again adds them, once.
 pub async fn killed_while_adding_columns_they_are_there_or_not(harness: &dyn Harness) -> Check {
-    for step in 1..=STEPS_MAX {
+    for step in harness.steps() {
         let mut world = World::new(harness).await?;
         let [part, ..] = three_parts(harness)?;
         world.copied(1, &[part], Disposition::Append).await?;

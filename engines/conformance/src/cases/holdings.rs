@@ -4,10 +4,9 @@ use futures::TryStreamExt;
 use strait_common::engine::{Confirmed, Disposition, Holding, Outcome, PositionState, Receipt};
 use strait_common::selection::{Selection, SelectionSpec};
 
-use super::killer::STEPS_MAX;
 use super::{World, copy, position, positions, three_parts};
 use crate::data::{self, Part};
-use crate::{At, Check, Fault, Harness, ensure};
+use crate::{At, Check, Fault, Harness, STEPS_MAX, ensure};
 
 async fn holdings(world: &World, condition: Option<&str>) -> Check<Vec<Holding>> {
     let spec = SelectionSpec {
@@ -181,7 +180,7 @@ pub async fn a_confirmed_receipt_takes_the_place_of_those_before_it(
 
 /// All of a confirmation counts or nothing of it, and no row moves.
 pub async fn killed_while_confirming_receipts_are_old_or_new(harness: &dyn Harness) -> Check {
-    for step in 1..=STEPS_MAX {
+    for step in harness.steps() {
         let mut world = World::new(harness).await?;
         let [a, b, _] = three_parts(harness)?;
         let (first, second) = copied_in_halves(&world, &a, &b).await?;

@@ -9,12 +9,10 @@ use strait_common::engine::{Disposition, Outcome, Store};
 use super::{World, three_parts};
 use crate::data::{self, Divided, Part, ensure_exactly, ensure_whole_or_absent};
 use crate::life::{Life, Until};
-use crate::{At, Check, Durable, Failure, Fault, Harness, ensure};
+use crate::{At, Check, Durable, Failure, Fault, Harness, STEPS_MAX, ensure};
 
 /// A life of fewer steps than this was not numbered: attach, begin, checkpoint, finish and complete have one each at least.
 const STEPS_MIN: u64 = 5;
-/// A life of more steps than this never ends.
-pub(crate) const STEPS_MAX: u64 = 10_000;
 
 /// Partition after partition.
 pub async fn killed_between_every_two_calls(harness: &dyn Harness) -> Check {
@@ -57,7 +55,7 @@ pub async fn killed_while_rows_are_told_apart(harness: &dyn Harness) -> Check {
 
 /// `before` is copied by an earlier run; then `life` is killed at every step, and its next attempt again.
 pub(super) async fn kill(harness: &dyn Harness, life: &Life, before: &[Part]) -> Check {
-    for first in 1..=STEPS_MAX {
+    for first in harness.steps() {
         let mut second = if harness.every_pair() {
             1
         } else {
@@ -197,7 +195,7 @@ fn ensure_old_or_new(visible: &[crate::Row], life: &Life, before: &[Part], whole
 
 /// The partition and its receipt go together, and a repeated drop ends what was begun.
 pub async fn killed_while_dropping_readers_see_all_or_nothing(harness: &dyn Harness) -> Check {
-    for step in 1..=STEPS_MAX {
+    for step in harness.steps() {
         let parts = three_parts(harness)?;
         let durable = seeded(harness, &parts).await?;
         let process = durable.open().await?;
@@ -294,7 +292,7 @@ pub(super) async fn overtake_with(
         &[false, true]
     };
     for &interleaved in orders {
-        for step in 1..=STEPS_MAX {
+        for step in harness.steps() {
             let mut life = Life::new(1, three_parts(harness)?.to_vec())?;
             life.interleaved = interleaved;
             life.files = files.cloned();

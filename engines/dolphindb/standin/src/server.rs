@@ -95,6 +95,13 @@ impl std::fmt::Debug for Shared {
     }
 }
 
+/// Not an async function: its body is compiled here, and not by everyone who starts a server.
+fn listening(listener: TcpListener, shared: &Arc<Shared>) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(listen(listener, Arc::clone(shared)));
+    tasks
+}
+
 /// How much of a request the log keeps.
 const LOGGED_BYTES: usize = 400;
 
@@ -123,8 +130,7 @@ impl StandIn {
             log: Mutex::default(),
             sessions: AtomicU64::new(182_389_542),
         });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(listen(listener, Arc::clone(&shared)));
+        let tasks = listening(listener, &shared);
         Ok(StandIn {
             shared,
             address,
