@@ -227,13 +227,14 @@ impl Attachment for DolphinAttachment {
         self.supersede(key).await?;
         let what = Publishing::new(attempt.run, key.clone(), Act::Drop);
         let (table, run, epoch) = (attempt.table.clone(), attempt.run, attempt.epoch);
-        let begun = what.clone();
+        let mut begun = what;
         attempt.step("write down what is dropped").await?;
         let journal = &attempt.inner.journal;
-        journal
+        let what = journal
             .act(move |book| {
                 book.check_fence(&table, run, epoch)?;
-                book.publish(&table, &begun)
+                book.begin(&table, &mut begun)?;
+                Ok(begun)
             })
             .await?;
         attempt.push(what, true).await?;
@@ -513,26 +514,27 @@ impl PartitionWriter for DolphinWriter {
                 what.before_digest = *digest;
             }
         }
-        let (table, begun, expected) = (attempt.table.clone(), what.clone(), receipt.clone());
+        let (table, mut begun, expected) = (attempt.table.clone(), what, receipt.clone());
         let asked = key.clone();
         attempt.step("write down what is published").await?;
-        let held = journal
+        let begun = journal
             .act(move |book| {
                 book.check_fence(&table, run, epoch)?;
                 if let Some(held) = book.receipt(&table, run, &asked)? {
-                    return already(held, &expected).map(Some);
+                    return already(held, &expected).map(Err);
                 }
                 ours(book.staged(&table, run, &asked)?, &begun.writer, &asked)?;
                 if let Some(piece) = piece {
                     book.add_piece((&table, run, &asked), &begun.writer, at, &piece)?;
                 }
-                book.publish(&table, &begun)?;
-                Ok(None)
+                book.begin(&table, &mut begun)?;
+                Ok(Ok(begun))
             })
             .await?;
-        if let Some(held) = held {
-            return Ok(held);
-        }
+        let what = match begun {
+            Ok(what) => what,
+            Err(held) => return Ok(held),
+        };
         attempt.push(what, true).await?;
         attempt.step("return from finish").await?;
         Ok(Finished::Now)

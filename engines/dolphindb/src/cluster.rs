@@ -35,8 +35,18 @@ struct State {
     /// Which site is asked first: the one that answered last.
     preferred: usize,
     idle: Vec<Connection>,
-    /// The sessions of connections that somebody has.
-    leased: Vec<String>,
+    /// The sessions of connections that somebody has, and since which time of all.
+    leased: Vec<(String, u64)>,
+    leases: u64,
+}
+
+/// Who has a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// Nobody: it is in step, and waits for the next one.
+    Idle,
+    /// Somebody, for the n-th time that any was taken.
+    Leased(u64),
 }
 
 impl fmt::Debug for Cluster {
@@ -132,15 +142,22 @@ impl Cluster {
         )))
     }
 
-    /// Whether this session is one of a connection that is kept here, or that somebody has.
-    pub(crate) fn has(&self, session: &str) -> bool {
+    /// Who has the connection of this session; none where it is no more.
+    pub(crate) fn holder(&self, session: &str) -> Option<Holder> {
         let state = self.state();
-        let idle = state.idle.iter().any(|idle| idle.session() == session);
-        idle || state.leased.iter().any(|leased| leased == session)
+        if state.idle.iter().any(|idle| idle.session() == session) {
+            return Some(Holder::Idle);
+        }
+        let leased = state.leased.iter().find(|(leased, _)| leased == session);
+        leased.map(|(_, at)| Holder::Leased(*at))
     }
 
     fn lease(&self, connection: Connection, used: bool) -> Lease {
-        self.state().leased.push(connection.session().to_owned());
+        let mut state = self.state();
+        state.leases += 1;
+        let at = state.leases;
+        state.leased.push((connection.session().to_owned(), at));
+        drop(state);
         Lease {
             cluster: self.clone(),
             connection: Some(connection),
@@ -274,7 +291,7 @@ impl Drop for Lease {
         };
         let mut state = self.cluster.state();
         let mut leased = state.leased.iter();
-        if let Some(at) = leased.position(|leased| leased == connection.session()) {
+        if let Some(at) = leased.position(|(leased, _)| leased == connection.session()) {
             state.leased.swap_remove(at);
         }
         if !connection.is_in_step() {

@@ -114,6 +114,27 @@ impl Cause {
         }
     }
 
+    /// Whether nothing can have been written. What is said when a node goes, memory runs out or nobody knows what, may be said after it was.
+    #[deny(clippy::wildcard_enum_match_arm)]
+    pub(crate) fn proves_nothing_was_done(&self) -> bool {
+        match self {
+            Cause::ChunkLocked
+            | Cause::NotLeader(_)
+            | Cause::NoPrivilege
+            | Cause::LoginFailed
+            | Cause::UnknownFunction
+            | Cause::NotByScram
+            | Cause::ReplicationSlave
+            | Cause::NoCluster => true,
+            Cause::NodeAway
+            | Cause::DiskFull
+            | Cause::OutOfMemory
+            | Cause::OutsideDivision
+            | Cause::TooManyPartitions
+            | Cause::Other => false,
+        }
+    }
+
     /// Whether the same request may succeed at another site.
     pub fn is_for_another_site(&self) -> bool {
         matches!(self, Cause::NotLeader(_) | Cause::NodeAway)

@@ -122,6 +122,11 @@ impl Publishing {
         !begun && self.session.is_empty() && !self.unheard
     }
 
+    /// Whether what was there before is gone, or may be, and what is to be there is not yet.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.act != Act::Append && !self.has_not_begun()
+    }
+
     /// One of which nothing has happened yet: without a receipt and without rows.
     pub(crate) fn new(run: RunId, key: PartitionKey, act: Act) -> Publishing {
         Publishing {
@@ -654,7 +659,7 @@ impl Book<'_> {
     /// The partitions that are neither what they were nor what they are to be: what was there went, or may have gone, and what the ledger has of them says nothing.
     pub(crate) fn torn(&self, table: &TableName) -> Result<BTreeSet<PartitionKey>> {
         let torn = self.all_publishing(table)?.into_iter();
-        let torn = torn.filter(|what| what.act != Act::Append && !what.has_not_begun());
+        let torn = torn.filter(Publishing::is_torn);
         Ok(torn.map(|what| what.key).collect())
     }
 
@@ -674,6 +679,25 @@ impl Book<'_> {
             .said()?
             .map(|text| parsed(&text))
             .transpose()
+    }
+
+    /// Writes down that a partition is about to be published. What was begun of it before, by whomever, stays so until the server has removed it: it is not certain any more that
+    /// nothing has happened there.
+    ///
+    /// # Errors
+    /// `Refused` if rows were to join what is half there.
+    pub(crate) fn begin(&self, table: &TableName, what: &mut Publishing) -> Result<()> {
+        let before = self.publishing(table, &what.key)?;
+        if before.is_some_and(|before| !before.has_not_begun()) {
+            if what.act == Act::Append {
+                return Err(Error::refused(format!(
+                    "partition {}: a part of it is there already",
+                    what.key.label()
+                )));
+            }
+            what.unheard = true;
+        }
+        self.publish(table, what)
     }
 
     /// Writes down what is about to happen at the server. It takes the place of what was being published of the partition, whoever began that.
@@ -764,13 +788,19 @@ impl Book<'_> {
         Ok(ledger)
     }
 
-    /// This run's receipt of a partition, if it has published it.
+    /// This run's receipt of a partition, if it has published it and nobody has removed that since.
     pub(crate) fn receipt(
         &self,
         table: &TableName,
         run: RunId,
         key: &PartitionKey,
     ) -> Result<Option<Receipt>> {
+        if self
+            .publishing(table, key)?
+            .is_some_and(|what| what.is_torn())
+        {
+            return Ok(None);
+        }
         let entries = self.entries(table, key)?;
         let own = entries
             .into_iter()
@@ -824,6 +854,13 @@ impl Book<'_> {
             })
             .said()?;
         rows.map(|row| row.said()?.parse()).collect()
+    }
+
+    /// Whether a run has ever finished a partition of a table.
+    pub(crate) fn has_receipts(&self, table: &TableName) -> Result<bool> {
+        let asked = "SELECT EXISTS (SELECT 1 FROM ledger WHERE tbl = ?1)";
+        let name = table.to_string();
+        self.0.query_row(asked, [&name], |row| row.get(0)).said()
     }
 
     /// Whether it knows of anything that a run has put into a table, or is about to.

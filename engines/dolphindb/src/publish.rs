@@ -26,6 +26,7 @@ use strait_common::key::PartitionKey;
 use strait_common::selection::{Selection, SelectionSpec};
 use strait_common::{Error, Kind, OrError, Result};
 
+use crate::cluster::Holder;
 use crate::connection::Connection;
 use crate::encode::Argument;
 use crate::epochs::{self, TRIES_MAX, pause};
@@ -278,8 +279,8 @@ impl Attempt {
         }
     }
 
-    /// Removes what is there, if there is as much as this says.
-    async fn clear(&self, what: &mut Publishing, place: &Place, rows: &str) -> Result<()> {
+    /// Removes what is there, if there is as much as this says. False if there is as much as it does not say.
+    async fn clear(&self, what: &mut Publishing, place: &Place, rows: &str) -> Result<bool> {
         let database = crate::script::text(&format!("dfs://{}", self.table.database()));
         let name = crate::script::text(self.table.table());
         let path = crate::script::text(&place.path);
@@ -302,7 +303,8 @@ impl Attempt {
         let answer = self.request(what, None, &script).await?;
         self.check_newest(&answer)?;
         what.unheard = false;
-        Ok(())
+        // Nothing is removed where there is nothing.
+        Ok(answer.done == 0 || answer.count == 0)
     }
 
     fn check_newest(&self, answer: &Answer) -> Result<()> {
@@ -383,11 +385,20 @@ impl Attempt {
         let answer = self.request(what, Some(batch), &script).await?;
         self.check_newest(&answer)?;
         let label = what.key.label();
+        let untouched = what.done_pieces == 0 && !what.unheard && !what.repaired;
+        let untouched = untouched && what.act == Act::Append && answer.done == -1;
+        if untouched {
+            // Nothing of it is there: it can be put together anew.
+            what.sent_pieces = 0;
+        }
         if answer.strangers != 0 {
             let why = format!(
                 "partition {label}: {} rows are of another bucket or list here: B does not tell them apart as A does, so make the table otherwise and copy to that",
                 answer.strangers
             );
+            if untouched {
+                return Err(Error::refused(why));
+            }
             return Err(self.trouble(what, Kind::Refused, why).await);
         }
         let number = |number: i64| u64::try_from(number).ok();
@@ -398,9 +409,7 @@ impl Attempt {
         }
         if answer.done == -1 {
             let there = number(answer.count).unwrap_or(0);
-            if what.act == Act::Append && what.done_pieces == 0 && !what.unheard {
-                // Nothing of it is there, so that it can be put together anew.
-                what.sent_pieces = 0;
+            if untouched {
                 return Err(Error::refused(format!(
                     "partition {label} has {there} rows where {expected} were expected before the first of ours: {}",
                     reason(described)
@@ -454,8 +463,8 @@ impl Attempt {
             sent = what.done_rows,
             "the server has lost rows that it had taken; those that are left are removed, and all are sent again"
         );
-        if there > 0 {
-            self.clear(what, place, &format!("c == {there}")).await?;
+        if there > 0 && !self.clear(what, place, &format!("c == {there}")).await? {
+            return Ok(false);
         }
         (what.done_rows, what.done_pieces, what.sent_pieces) = (0, 0, 0);
         what.repaired = true;
@@ -537,6 +546,13 @@ impl Attempt {
                 }
                 Err(failure) => {
                     what.session.clear();
+                    what.unheard |= match &failure {
+                        Failure::Server(error) => !error.cause.proves_nothing_was_done(),
+                        Failure::Unsent(_) | Failure::Lost(_) => false,
+                    };
+                    if !what.unheard {
+                        what.sent_pieces = what.done_pieces;
+                    }
                     failure
                 }
             };
@@ -562,16 +578,30 @@ impl Attempt {
 
     /// Waits until no request of this session runs any more; those that do are cancelled.
     pub(crate) async fn quiet(&self, session: &str) -> Result<()> {
-        // A connection that others use, or may use, is in step: what was sent in it was answered.
-        if session.is_empty() || self.inner.cluster.has(session) {
+        if session.is_empty() {
             return Ok(());
         }
+        let first = self.inner.cluster.holder(session);
         let mut until = tokio::time::Instant::now();
         if !self.impatient.load(Ordering::Relaxed) {
             until += QUIET_MAX;
         }
         let asked = "select rootJobId, sessionId from pnodeRun(getConsoleJobs)";
         loop {
+            match self.inner.cluster.holder(session) {
+                None => {}
+                // One that waits for the next, or that somebody has taken anew, is in step: what was sent in it was answered.
+                now if now == Some(Holder::Idle) || now != first => return Ok(()),
+                Some(_) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+                Some(_) => {
+                    return Err(Error::unavailable(
+                        "an older request of this sink is still under way, so nobody can tell what it has written",
+                    ));
+                }
+            }
             let running = self.inner.cluster.read(asked).await?.into_table()?;
             let column = |name: &str| {
                 running.column_by_name(name).ok_or_else(|| {

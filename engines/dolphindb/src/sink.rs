@@ -30,7 +30,7 @@ use crate::cluster::Cluster;
 use crate::encode::Argument;
 use crate::epochs::{self, Owner};
 use crate::fit::{self, VALUE_RULES};
-use crate::journal::{Act, Entry, Journal, in_effect, is_intact};
+use crate::journal::{Act, Book, Entry, Journal, in_effect, is_intact};
 use crate::object::Object;
 use crate::publish::{Attempt, READ_BYTES};
 use crate::recipe::{Engine, Keep, Made, Recipe, by_value};
@@ -324,15 +324,23 @@ impl DolphinSink {
             )));
         }
         let keyed = self.inner.source.described(name).await?.keyed;
-        let notes = keyed.then(|| keyed_note(name)).into_iter().collect();
+        let mut notes: Vec<String> = keyed.then(|| keyed_note(name)).into_iter().collect();
         let fields = there.schema.fields().iter();
         let lacking = fields.filter(|field| wanted.schema.index_of(field.name()).is_err());
-        let claimed = {
+        let (claimed, written) = {
             let name = name.clone();
             let journal = &self.inner.journal;
-            journal.act(move |book| book.claim(&name)).await?.1
+            let known =
+                move |book: &Book<'_>| Ok((book.claim(&name)?.1, book.has_receipts(&name)?));
+            journal.act(known).await?
         };
-        let foreign = claimed.is_none() && self.inner.source.count(name, &[]).await? > 0;
+        let empty = self.inner.source.count(name, &[]).await? == 0;
+        let foreign = claimed.is_none() && !empty;
+        if written && empty {
+            notes.push(format!(
+                "table {name} has no rows, and runs have put some there: if it was emptied or made anew by hand, --mode append takes them for copied, and --mode mirror copies them"
+            ));
+        }
         Ok(Prepared {
             lacking: lacking.map(|field| field.name().clone()).collect(),
             foreign,
@@ -459,8 +467,10 @@ impl Sink for DolphinSink {
 
     async fn accept_loss(&self, table: &TableName) -> Result<u64> {
         let identity = self.inner.journal.identity().to_owned();
+        let (name, journal) = (table.clone(), &self.inner.journal);
+        let (known, _) = journal.act(move |book| book.claim(&name)).await?;
         let least = match epochs::owner(&self.inner.cluster, table).await? {
-            Some(owner) if owner.journal != identity => owner.epoch,
+            Some(owner) if owner.journal != identity || owner.epoch > known => owner.epoch,
             None if self.knows(table).await? => Epoch(0),
             _ => return Ok(0),
         };
@@ -595,7 +605,7 @@ impl Sink for DolphinSink {
                 let (held, _) = book.claim(&asked.table)?;
                 if known > held {
                     return Err(Error::refused(format!(
-                        "the journal of this sink is an old copy: it knows of epoch {held} of table {}, and the server of {known}. Put the newest one back in place",
+                        "the journal of this sink is an old copy: it knows of epoch {held} of table {}, and the server of {known}. Put the newest one back in place, or give up what it knew with --accept-lost-ledger, and copy with --mode mirror",
                         asked.table
                     )));
                 }
@@ -724,6 +734,10 @@ fn positions(
     let mut done = std::collections::BTreeSet::new();
     let torn = book.torn(table)?;
     for (key, entries) in book.ledger(table)? {
+        // Whoever begins it is told why it is not there.
+        if torn.contains(&key) {
+            continue;
+        }
         let own = entries
             .iter()
             .rev()
@@ -734,8 +748,6 @@ fn positions(
                 done.insert(key);
                 positions.push(Position::committed(run, &own.receipt));
             }
-            // Whoever begins it is told why it is not there.
-            None if torn.contains(&key) => {}
             None => positions.extend(
                 in_effect(&entries)
                     .iter()

@@ -29,6 +29,8 @@ pub enum Fault {
     LoseMeanwhile(Duration),
     /// This error is said, and nothing is done.
     Say(String),
+    /// This error is said after it is done.
+    SayAfter(String),
     /// Of the answer only so many bytes are sent; then the connection is closed.
     Truncate(usize),
     /// These bytes are sent instead of an answer, and the connection stays.
@@ -255,6 +257,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin>(stream: S, shared: &Sha
         }
         let answer = match fault.clone() {
             Some(Fault::Say(text)) => Answer::Whole(served::refusal(&id, &text)),
+            Some(Fault::SayAfter(text)) => {
+                answered(&mut session, &request, &id);
+                Answer::Whole(served::refusal(&id, &text))
+            }
             _ => answered(&mut session, &request, &id),
         };
         if matches!(fault, Some(Fault::LoseAfter)) {

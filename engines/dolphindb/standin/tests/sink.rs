@@ -152,6 +152,7 @@ async fn a_lost_request_or_answer_loses_and_doubles_nothing() {
         Fault::Truncate(20),
         Fault::Say("<ChunkInTransaction>locked. RefId:S00002".into()),
         Fault::Say("<DataNodeNotReady>".into()),
+        Fault::SayAfter("<DataNodeNotAvail>".into()),
     ];
     let requests = [
         "n = tableInsert(",
@@ -449,6 +450,12 @@ async fn an_old_copy_of_the_journal_is_noticed() {
     assert_eq!(error.kind(), Kind::Refused, "{error}");
     assert!(error.to_string().contains("old copy"), "{error}");
     world.ensure(&parts(), "after a refusal").await;
+    // Where there is no newer one, it is given up in words.
+    let name = table_name().unwrap();
+    assert!(old.sink.accept_loss(&name).await.unwrap() > 0);
+    let third = life(3, &parts(), Disposition::Replace);
+    third.live(&old, Until::Complete).await.unwrap();
+    world.ensure(&parts(), "replaced").await;
 }
 
 fn divided(name: &str, levels: &[(&str, DivisionKind)]) -> Table {
@@ -1009,19 +1016,7 @@ async fn row_count(store: &Store) -> usize {
 async fn what_a_run_has_left_half_done_is_not_copied_beside_it() {
     let world = World::new().await;
     let one = parts()[..1].to_vec();
-    let stranger = part(20_000, "IBM", 900..907);
-    let (store, before) = world.process_in(world.directory.path(), 1);
-    let (standin, rows) = (Arc::clone(&world.standin), stranger.rows(0, 7).unwrap());
-    let intrude: Act = Box::new(move || {
-        let inserted = standin.catalog().append("dfs://suite", "ticks", &rows);
-        assert_eq!(inserted.unwrap(), 7);
-        Ok(())
-    });
-    {
-        let mut armed = before.armed.lock().unwrap();
-        armed.push(("send a request", Box::new(|| Ok(()))));
-        armed.push(("send a request", intrude));
-    }
+    let store = disturbed(&world);
     let mut left = 0;
     for run in [1, 2, 3] {
         let appending = life(run, &one, Disposition::Append);
@@ -1178,6 +1173,17 @@ async fn nobody_waits_for_a_request_that_was_answered() {
     let free = "script undef(\"straitRows\", VAR)";
     let freed = asked.iter().filter(|line| line.as_str() == free);
     assert_eq!(freed.count(), 2, "{asked:?}");
+    // An error that may be said after the rows are in proves nothing: the count tells.
+    let more = part(20_000, "IBM", 500..504).changed("v2", 500..504);
+    let said = Fault::SayAfter("<DataNodeNotAvail>".into());
+    world.standin.fault("n = tableInsert(", said);
+    let second = life(2, std::slice::from_ref(&more), Disposition::Append);
+    second.live(&store, Until::Complete).await.unwrap();
+    assert_eq!(world.standin.faults_left(), 0);
+    let all = [parts(), vec![more]].concat();
+    world
+        .ensure(&all, "after an error that came too late")
+        .await;
 }
 
 /// A partition whose rows are gone, or may be, is not what the ledger says of it: whoever finds it copied is told so by nobody.
@@ -1306,4 +1312,78 @@ async fn a_claim_ends_with_its_table() {
         .await
         .map(|_| ());
     assert_eq!(begun.unwrap_err().kind(), Kind::Fenced);
+}
+
+/// A process whose first life has a part of its partition in place when somebody else comes.
+fn disturbed(world: &World) -> Store {
+    let stranger = part(20_000, "IBM", 900..907);
+    let (store, before) = world.process_in(world.directory.path(), 1);
+    let (standin, rows) = (Arc::clone(&world.standin), stranger.rows(0, 7).unwrap());
+    let intrude: Act = Box::new(move || {
+        let inserted = standin.catalog().append("dfs://suite", "ticks", &rows);
+        assert_eq!(inserted.unwrap(), 7);
+        Ok(())
+    });
+    let mut armed = before.armed.lock().unwrap();
+    armed.push(("send a request", Box::new(|| Ok(()))));
+    armed.push(("send a request", intrude));
+    drop(armed);
+    store
+}
+
+/// Nor is it forgotten by a replacement, or a removal, that the server has refused: that takes its place, and is ended by the first attempt that the server lets.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_half_there_stays_so_while_it_cannot_be_replaced() {
+    for replaces in [true, false] {
+        let world = World::new().await;
+        let one = parts()[..1].to_vec();
+        let store = disturbed(&world);
+        let first = life(1, &one, Disposition::Append);
+        first.live(&store, Until::Complete).await.unwrap_err();
+        give_up(&store, &first).await;
+        let left = row_count(&store).await;
+        // To the run, to who gives it up, and to the next one.
+        refuse(&world, "dropPartition(", 3);
+        let second = life(2, &one, Disposition::Replace);
+        let error = if replaces {
+            second.live(&store, Until::Complete).await.unwrap_err()
+        } else {
+            let attachment = store.sink.attach(&second.claim).await.unwrap();
+            attachment.drop_partition(&one[0].key).await.unwrap_err()
+        };
+        assert_eq!(error.kind(), Kind::Refused, "{error}");
+        give_up(&store, &second).await;
+        let third = life(3, &one, Disposition::Append);
+        let error = third.live(&store, Until::Complete).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Refused, "{error}");
+        assert_eq!(world.standin.faults_left(), 0);
+        assert_eq!(row_count(&store).await, left);
+        give_up(&store, &third).await;
+        let now: &[Part] = if replaces { &one } else { &[] };
+        world.ensure(now, "what the second run meant").await;
+        let fourth = life(4, &one, Disposition::Append);
+        fourth.live(&store, Until::Complete).await.unwrap();
+        world.ensure(&one, "copied once").await;
+    }
+}
+
+/// A run that goes on after another one has taken away what it had copied is not told that it is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_gone_on_with_does_not_believe_its_own_receipt_of_what_is_gone() {
+    let world = World::new().await;
+    let (store, _) = world.process();
+    let one = parts()[..1].to_vec();
+    let newer = vec![part(20_000, "IBM", 1..5).changed("v2", 1..5)];
+    let first = life(1, &one, Disposition::Append);
+    first.live(&store, Until::Complete).await.unwrap();
+    let second = life(2, &newer, Disposition::Replace);
+    // To the run, to who gives it up, and to the first one.
+    refuse(&world, "n = tableInsert(", 3);
+    second.live(&store, Until::Complete).await.unwrap_err();
+    give_up(&store, &second).await;
+    let error = first.live(&store, Until::Complete).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    assert!(error.to_string().contains(&second.claim.run.to_string()));
+    give_up(&store, &first).await;
+    world.ensure(&newer, "what the second run meant").await;
 }
