@@ -19,8 +19,8 @@ use strait_common::selection::{Selection, equals, in_range};
 use strait_common::{Error, Kind, Result};
 
 use crate::fit::fit;
-use crate::journal::{Act, Entry, Piece, Publishing, Staged, is_intact};
 use crate::publish::{Attempt, encoded};
+use crate::records::{Act, Entry, Piece, Publishing, Staged, is_intact};
 use crate::scheme;
 use crate::sink::PIECE_BYTES;
 use crate::source::Described;

@@ -26,6 +26,7 @@ mod options;
 mod publish;
 mod read_only;
 mod recipe;
+mod records;
 pub mod samples;
 mod scheme;
 mod script;

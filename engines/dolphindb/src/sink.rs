@@ -30,10 +30,11 @@ use crate::cluster::Cluster;
 use crate::encode::Argument;
 use crate::epochs::{self, Owner};
 use crate::fit::{self, VALUE_RULES};
-use crate::journal::{Act, Book, Entry, Journal, in_effect, is_intact};
+use crate::journal::{Book, Journal};
 use crate::object::Object;
 use crate::publish::{Attempt, READ_BYTES};
 use crate::recipe::{Engine, Keep, Made, Recipe, by_value};
+use crate::records::{Act, Entry, in_effect, is_intact};
 use crate::script;
 use crate::source::{DolphinSource, divisions_in, handle};
 use crate::types::ColumnType;
@@ -725,11 +726,7 @@ impl Sink for DolphinSink {
 }
 
 /// This run's positions, and those that others have committed of the other partitions and that are in effect, in order of key.
-fn positions(
-    book: &crate::journal::Book<'_>,
-    table: &TableName,
-    run: RunId,
-) -> Result<Vec<Position>> {
+fn positions(book: &Book<'_>, table: &TableName, run: RunId) -> Result<Vec<Position>> {
     let mut positions: BTreeMap<PartitionKey, Vec<Position>> = BTreeMap::new();
     let mut done = std::collections::BTreeSet::new();
     let torn = book.torn(table)?;
