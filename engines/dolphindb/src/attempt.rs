@@ -1,5 +1,6 @@
 //! One attempt on one table, and the partitions that it writes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::fit::fit;
 use crate::publish::{Attempt, encoded};
 use crate::records::{Act, Entry, Piece, Publishing, Staged, is_intact};
 use crate::scheme;
+use crate::script::quoted;
 use crate::sink::PIECE_BYTES;
 use crate::source::Described;
 
@@ -59,9 +61,7 @@ impl DolphinAttachment {
         if missing.is_empty() {
             return Ok(described);
         }
-        let database = format!("dfs://{}", attempt.table.database());
-        let database = crate::script::text(&database)
-            .ok_or_else(|| Error::config("the database has no name in a script"))?;
+        let database = quoted(&format!("dfs://{}", attempt.table.database()))?;
         attempt.step("add a partition to the scheme").await?;
         while let Some(addition) = missing.first() {
             let script = addition.script(&database);
@@ -88,16 +88,17 @@ impl DolphinAttachment {
         source.described(&attempt.table).await
     }
 
-    /// What was being published of a partition is over, for something takes its place: nothing of it runs any more.
-    async fn supersede(&self, key: &PartitionKey) -> Result<()> {
+    /// What was being published of these partitions is over, for something takes its place: nothing of it runs any more.
+    async fn supersede(&self, keys: &BTreeSet<&PartitionKey>) -> Result<()> {
         let attempt = &self.attempt;
-        let (table, asked) = (attempt.table.clone(), key.clone());
+        let table = attempt.table.clone();
         let journal = &attempt.inner.journal;
-        let held = journal.act(move |book| book.publishing(&table, &asked));
-        match held.await? {
-            Some(what) => attempt.quiet(&what.session).await,
-            None => Ok(()),
+        for what in journal.act(move |book| book.all_publishing(&table)).await? {
+            if keys.contains(&what.key) {
+                attempt.quiet(&what.session).await?;
+            }
         }
+        Ok(())
     }
 }
 
@@ -136,32 +137,27 @@ impl Attachment for DolphinAttachment {
             return Ok(Begun::Already(receipt));
         }
         // What has not begun is put together anew.
-        if let Some(what) = held.1.filter(|what| !what.has_not_begun()) {
-            match &what.trouble {
-                // It begins with removing what is there.
-                _ if disposition == Disposition::Replace
-                    && (what.run != run || what.trouble.is_some()) =>
-                {
-                    attempt.quiet(&what.session).await?;
+        if let Some(what) = held.1.filter(Publishing::may_have_begun) {
+            if what.run == run && what.trouble.is_none() {
+                attempt.push(what).await?;
+                let (name, asked) = (table.clone(), key.clone());
+                let receipt = journal.act(move |book| book.receipt(&name, run, &asked));
+                if let Some(receipt) = receipt.await? {
+                    return Ok(Begun::Already(receipt));
                 }
-                Some(why) => return Err(Error::refused(why.clone())),
+            } else if disposition == Disposition::Replace {
+                // That begins with removing what is there.
+                attempt.quiet(&what.session).await?;
+            } else if let Some(why) = what.trouble {
+                return Err(Error::refused(why));
+            } else {
                 // The plan of this run does not know of its rows.
-                None if what.run != run => {
-                    return Err(Error::refused(format!(
-                        "partition {}: run {} has put a part of it there, and could not go on when this run began (the sink's log says why): start a run again, which tries that \
-                         first, or copy the partition with --mode replace or mirror",
-                        key.label(),
-                        what.run
-                    )));
-                }
-                None => {
-                    attempt.push(what, false).await?;
-                    let (name, asked) = (table.clone(), key.clone());
-                    let receipt = journal.act(move |book| book.receipt(&name, run, &asked));
-                    if let Some(receipt) = receipt.await? {
-                        return Ok(Begun::Already(receipt));
-                    }
-                }
+                return Err(Error::refused(format!(
+                    "partition {}: run {} has put a part of it there, and could not go on when this run began (the sink's log says why): start a run again, which tries that \
+                     first, or copy the partition with --mode replace or mirror",
+                    key.label(),
+                    what.run
+                )));
             }
         }
         let described = self.place(&key, disposition).await?;
@@ -224,29 +220,26 @@ impl Attachment for DolphinAttachment {
         let source = &attempt.inner.source;
         let described = source.described_with(&attempt.table, key).await?;
         check_key(&described.divisions(), &described.schema, key)?;
-        self.supersede(key).await?;
+        self.supersede(&BTreeSet::from([key])).await?;
         let what = Publishing::new(attempt.run, key.clone(), Act::Drop);
         let (table, run, epoch) = (attempt.table.clone(), attempt.run, attempt.epoch);
-        let mut begun = what;
         attempt.step("write down what is dropped").await?;
         let journal = &attempt.inner.journal;
         let what = journal
             .act(move |book| {
                 book.check_fence(&table, run, epoch)?;
-                book.begin(&table, &mut begun)?;
-                Ok(begun)
+                book.begin(&table, what)
             })
             .await?;
-        attempt.push(what, true).await?;
+        attempt.push(what).await?;
         attempt.step("return from drop_partition").await
     }
 
     async fn confirm(&self, confirmed: &[Confirmed]) -> Result<()> {
         let attempt = &self.attempt;
         let source = &attempt.inner.source;
-        for confirmed in confirmed {
-            self.supersede(&confirmed.receipt.key).await?;
-        }
+        let keys = confirmed.iter().map(|confirmed| &confirmed.receipt.key);
+        self.supersede(&keys.collect()).await?;
         let described = source.described(&attempt.table).await?;
         let now = source
             .chunks(&attempt.table, &described.levels, None)
@@ -514,7 +507,7 @@ impl PartitionWriter for DolphinWriter {
                 what.before_digest = *digest;
             }
         }
-        let (table, mut begun, expected) = (attempt.table.clone(), what, receipt.clone());
+        let (table, expected) = (attempt.table.clone(), receipt.clone());
         let asked = key.clone();
         attempt.step("write down what is published").await?;
         let begun = journal
@@ -523,19 +516,18 @@ impl PartitionWriter for DolphinWriter {
                 if let Some(held) = book.receipt(&table, run, &asked)? {
                     return already(held, &expected).map(Err);
                 }
-                ours(book.staged(&table, run, &asked)?, &begun.writer, &asked)?;
+                ours(book.staged(&table, run, &asked)?, &what.writer, &asked)?;
                 if let Some(piece) = piece {
-                    book.add_piece((&table, run, &asked), &begun.writer, at, &piece)?;
+                    book.add_piece((&table, run, &asked), &what.writer, at, &piece)?;
                 }
-                book.begin(&table, &mut begun)?;
-                Ok(Ok(begun))
+                book.begin(&table, what).map(Ok)
             })
             .await?;
         let what = match begun {
             Ok(what) => what,
             Err(held) => return Ok(held),
         };
-        attempt.push(what, true).await?;
+        attempt.push(what).await?;
         attempt.step("return from finish").await?;
         Ok(Finished::Now)
     }

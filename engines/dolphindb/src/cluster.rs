@@ -15,6 +15,7 @@ use crate::encode::Argument;
 use crate::errors::{Cause, Failure};
 use crate::object::Object;
 use crate::options::{Options, Site};
+use crate::script::quoted;
 use crate::tls;
 
 /// How many connections are kept that nobody uses.
@@ -221,6 +222,19 @@ impl Cluster {
             };
         }
         Err(Error::unavailable("each site names another one to ask"))
+    }
+
+    /// Whether this database has this table.
+    ///
+    /// # Errors
+    /// `Config` if that is no name; as [`read`](Cluster::read).
+    pub(crate) async fn has_table(&self, database: &str, table: &str) -> Result<bool> {
+        let asked = format!(
+            "existsTable({}, {})",
+            quoted(&format!("dfs://{database}"))?,
+            quoted(table)?
+        );
+        self.read(&asked).await?.boolean()
     }
 
     /// Calls a function that changes nothing, at whichever site answers.

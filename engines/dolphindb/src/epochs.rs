@@ -14,11 +14,12 @@ use crate::cluster::Cluster;
 use crate::encode::Argument;
 use crate::errors::{Cause, Failure};
 use crate::object::{integers_of, texts_of};
-use crate::script;
+use crate::script::quoted;
 use crate::types::{ColumnType, Type};
 
 /// The database that holds it.
 pub(crate) const DATABASE: &str = "strait_ledger";
+const TABLE: &str = "epochs";
 const HANDLE: &str = "loadTable(\"dfs://strait_ledger\", \"epochs\")";
 
 /// Who wrote to a table last.
@@ -49,9 +50,7 @@ fn line(table: &TableName, owner: &Owner) -> Result<RecordBatch> {
 
 /// The condition of the lines about a table.
 fn of(table: &TableName) -> Result<String> {
-    let name = script::text(&table.to_string());
-    let name = name.ok_or_else(|| Error::config(format!("'{table}' is no name of a table")))?;
-    Ok(format!("tbl == {name}"))
+    Ok(format!("tbl == {}", quoted(&table.to_string())?))
 }
 
 /// The statement that sets `e` to the newest epoch of a table.
@@ -64,8 +63,7 @@ pub(crate) fn newest(table: &TableName) -> Result<String> {
 
 /// Who writes to a table, if anybody ever has.
 pub(crate) async fn owner(cluster: &Cluster, table: &TableName) -> Result<Option<Owner>> {
-    let there = format!("existsTable(\"dfs://{DATABASE}\", \"epochs\")");
-    if !cluster.read(&there).await?.boolean()? {
+    if !cluster.has_table(DATABASE, TABLE).await? {
         return Ok(None);
     }
     let asked = format!("select journal, epoch from {HANDLE} where {}", of(table)?);
@@ -91,8 +89,7 @@ pub(crate) async fn owner(cluster: &Cluster, table: &TableName) -> Result<Option
 
 /// Makes the ledger where it is missing. Safe to repeat, by several at once.
 pub(crate) async fn prepare(cluster: &Cluster) -> Result<()> {
-    let there = format!("existsTable(\"dfs://{DATABASE}\", \"epochs\")");
-    if cluster.read(&there).await?.boolean()? {
+    if cluster.has_table(DATABASE, TABLE).await? {
         return Ok(());
     }
     let owner = Owner {
@@ -119,8 +116,8 @@ pub(crate) async fn prepare(cluster: &Cluster) -> Result<()> {
         return Ok(());
     };
     // Another sink may have been faster.
-    match cluster.read(&there).await {
-        Ok(answer) if answer.boolean()? => Ok(()),
+    match cluster.has_table(DATABASE, TABLE).await {
+        Ok(true) => Ok(()),
         _ => Err(error.context("making the ledger of the sink at the server")),
     }
 }

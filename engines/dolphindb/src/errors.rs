@@ -17,6 +17,17 @@ pub enum Failure {
     Lost(Error),
 }
 
+impl Failure {
+    /// Whether nothing of the request can have been carried out.
+    pub(crate) fn proves_nothing_was_done(&self) -> bool {
+        match self {
+            Failure::Server(error) => error.cause.proves_nothing_was_done(),
+            Failure::Unsent(_) => true,
+            Failure::Lost(_) => false,
+        }
+    }
+}
+
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         match failure {
@@ -116,7 +127,7 @@ impl Cause {
 
     /// Whether nothing can have been written. What is said when a node goes, memory runs out or nobody knows what, may be said after it was.
     #[deny(clippy::wildcard_enum_match_arm)]
-    pub(crate) fn proves_nothing_was_done(&self) -> bool {
+    fn proves_nothing_was_done(&self) -> bool {
         match self {
             Cause::ChunkLocked
             | Cause::NotLeader(_)

@@ -530,9 +530,9 @@ impl Book<'_> {
     ///
     /// # Errors
     /// `Refused` if rows were to join what is half there.
-    pub(crate) fn begin(&self, table: &TableName, what: &mut Publishing) -> Result<()> {
+    pub(crate) fn begin(&self, table: &TableName, mut what: Publishing) -> Result<Publishing> {
         let before = self.publishing(table, &what.key)?;
-        if before.is_some_and(|before| !before.has_not_begun()) {
+        if before.is_some_and(|before| before.may_have_begun()) {
             if what.act == Act::Append {
                 return Err(Error::refused(format!(
                     "partition {}: a part of it is there already",
@@ -541,7 +541,8 @@ impl Book<'_> {
             }
             what.unheard = true;
         }
-        self.publish(table, what)
+        self.publish(table, &what)?;
+        Ok(what)
     }
 
     /// Writes down what is about to happen at the server. It takes the place of what was being published of the partition, whoever began that.
@@ -702,21 +703,20 @@ impl Book<'_> {
 
     /// Whether a run has ever finished a partition of a table.
     pub(crate) fn has_receipts(&self, table: &TableName) -> Result<bool> {
-        let asked = "SELECT EXISTS (SELECT 1 FROM ledger WHERE tbl = ?1)";
-        let name = table.to_string();
-        self.0.query_row(asked, [&name], |row| row.get(0)).said()
+        self.keeps("ledger", table)
     }
 
     /// Whether it knows of anything that a run has put into a table, or is about to.
     pub(crate) fn knows(&self, table: &TableName) -> Result<bool> {
+        Ok(self.has_receipts(table)?
+            || self.keeps("publishing", table)?
+            || self.keeps("staged", table)?)
+    }
+
+    fn keeps(&self, what: &str, table: &TableName) -> Result<bool> {
+        let asked = format!("SELECT EXISTS (SELECT 1 FROM {what} WHERE tbl = ?1)");
         let name = table.to_string();
-        for kept in ["ledger", "publishing", "staged"] {
-            let asked = format!("SELECT EXISTS (SELECT 1 FROM {kept} WHERE tbl = ?1)");
-            if self.0.query_row(&asked, [&name], |row| row.get(0)).said()? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.0.query_row(&asked, [&name], |row| row.get(0)).said()
     }
 
     /// Forgets what any run has put into a table: how many lines that was.

@@ -8,6 +8,9 @@
 //! says. So a batch whose answer was lost can be sent again: if it was there already, the count says so. A count that is neither means that somebody else writes to the partition, which
 //! is for a person, unless all that is there are the first of our own rows, in a partition that was empty before them: the server has lost the others, and those are removed and sent
 //! once more. Before an answer that was lost is decided by a count, no request of that session may be running any more.
+//!
+//! A partition is published for one run at a time. What a run leaves half done is ended by the next attach, or stands in the way of whoever would append, until it is replaced; of
+//! what may have been removed the ledger says nothing meanwhile. What has not begun is put together anew ([`Publishing::may_have_begun`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,6 +37,7 @@ use crate::errors::{Cause, Failure};
 use crate::object::{Object, integers_of, texts_of};
 use crate::records::{Act, Entry, Piece, Publishing};
 use crate::scheme::{self, Place};
+use crate::script::{self, quoted};
 use crate::sink::Inner;
 use crate::source::{Described, handle};
 
@@ -219,7 +223,7 @@ impl Attempt {
         saved.await
     }
 
-    /// Notes why it cannot go on, and says so.
+    /// Notes why it cannot go on, and says so. Of what has not begun nobody asks: it is put together anew.
     async fn trouble(&self, what: &mut Publishing, kind: Kind, why: String) -> Error {
         what.trouble = Some(why.clone());
         if let Err(error) = self.save(what).await {
@@ -232,14 +236,12 @@ impl Attempt {
     ///
     /// # Errors
     /// `Refused` where it cannot go on without a person, which stays so.
-    pub(crate) async fn push(&self, mut what: Publishing, anew: bool) -> Result<()> {
+    pub(crate) async fn push(&self, mut what: Publishing) -> Result<()> {
         if let Some(why) = &what.trouble {
             return Err(Error::refused(why.clone()));
         }
-        if !anew {
-            self.quiet(&what.session).await?;
-            what.unheard |= !what.session.is_empty();
-        }
+        self.quiet(&what.session).await?;
+        what.unheard |= !what.session.is_empty();
         let pushed = self.go_on(&mut what).await;
         if let Err(error) = &pushed {
             self.inner.source.forget(&self.table);
@@ -281,15 +283,12 @@ impl Attempt {
 
     /// Removes what is there, if there is as much as this says. False if there is as much as it does not say.
     async fn clear(&self, what: &mut Publishing, place: &Place, rows: &str) -> Result<bool> {
-        let database = crate::script::text(&format!("dfs://{}", self.table.database()));
-        let name = crate::script::text(self.table.table());
-        let path = crate::script::text(&place.path);
-        let (Some(database), Some(name), Some(path)) = (database, name, path) else {
-            return Err(Error::refused(format!(
-                "partition {} has no path in a script",
-                what.key.label()
-            )));
-        };
+        let database = quoted(&format!("dfs://{}", self.table.database()))?;
+        let name = quoted(self.table.table())?;
+        let path = script::text(&place.path).ok_or_else(|| {
+            let label = what.key.label();
+            Error::refused(format!("partition {label} has no path in a script"))
+        })?;
         let removal = if place.path.is_empty() {
             format!("truncate({database}, {name})")
         } else {
@@ -385,10 +384,8 @@ impl Attempt {
         let answer = self.request(what, Some(batch), &script).await?;
         self.check_newest(&answer)?;
         let label = what.key.label();
-        let untouched = what.done_pieces == 0 && !what.unheard && !what.repaired;
-        let untouched = untouched && what.act == Act::Append && answer.done == -1;
-        if untouched {
-            // Nothing of it is there: it can be put together anew.
+        if answer.done == -1 && what.done_pieces == 0 && !what.unheard && !what.repaired {
+            // Nothing of it is there.
             what.sent_pieces = 0;
         }
         if answer.strangers != 0 {
@@ -396,9 +393,6 @@ impl Attempt {
                 "partition {label}: {} rows are of another bucket or list here: B does not tell them apart as A does, so make the table otherwise and copy to that",
                 answer.strangers
             );
-            if untouched {
-                return Err(Error::refused(why));
-            }
             return Err(self.trouble(what, Kind::Refused, why).await);
         }
         let number = |number: i64| u64::try_from(number).ok();
@@ -409,12 +403,6 @@ impl Attempt {
         }
         if answer.done == -1 {
             let there = number(answer.count).unwrap_or(0);
-            if untouched {
-                return Err(Error::refused(format!(
-                    "partition {label} has {there} rows where {expected} were expected before the first of ours: {}",
-                    reason(described)
-                )));
-            }
             if self.repair(what, described, place, there).await? {
                 return Ok(false);
             }
@@ -533,29 +521,21 @@ impl Attempt {
             self.step("send a request").await?;
             let sent = send(lease.connection(), rows.as_ref(), script).await;
             self.step("hear of a request").await?;
+            if !matches!(sent, Err(Failure::Lost(_))) {
+                what.session.clear();
+            }
             let failure = match sent {
                 Ok(object) => {
-                    what.session.clear();
                     let answer = Answer::of(&object);
                     what.unheard |= answer.is_err();
                     return answer;
                 }
-                Err(failure @ Failure::Lost(_)) => {
-                    what.unheard = true;
-                    failure
-                }
-                Err(failure) => {
-                    what.session.clear();
-                    what.unheard |= match &failure {
-                        Failure::Server(error) => !error.cause.proves_nothing_was_done(),
-                        Failure::Unsent(_) | Failure::Lost(_) => false,
-                    };
-                    if !what.unheard {
-                        what.sent_pieces = what.done_pieces;
-                    }
-                    failure
-                }
+                Err(failure) => failure,
             };
+            what.unheard |= !failure.proves_nothing_was_done();
+            if !what.unheard {
+                what.sent_pieces = what.done_pieces;
+            }
             drop(lease);
             if tries >= TRIES_MAX {
                 return Err(failure.into());
@@ -586,22 +566,20 @@ impl Attempt {
         if !self.impatient.load(Ordering::Relaxed) {
             until += QUIET_MAX;
         }
+        while let Some(holder) = self.inner.cluster.holder(session) {
+            // One that waits for the next, or that somebody has taken anew, is in step: what was sent in it was answered.
+            if holder == Holder::Idle || Some(holder) != first {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= until {
+                return Err(Error::unavailable(
+                    "an older request of this sink is still under way, so nobody can tell what it has written",
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         let asked = "select rootJobId, sessionId from pnodeRun(getConsoleJobs)";
         loop {
-            match self.inner.cluster.holder(session) {
-                None => {}
-                // One that waits for the next, or that somebody has taken anew, is in step: what was sent in it was answered.
-                now if now == Some(Holder::Idle) || now != first => return Ok(()),
-                Some(_) if tokio::time::Instant::now() < until => {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-                Some(_) => {
-                    return Err(Error::unavailable(
-                        "an older request of this sink is still under way, so nobody can tell what it has written",
-                    ));
-                }
-            }
             let running = self.inner.cluster.read(asked).await?.into_table()?;
             let column = |name: &str| {
                 running.column_by_name(name).ok_or_else(|| {
@@ -627,7 +605,7 @@ impl Attempt {
                 )));
             }
             for job in ours {
-                if let Some(job) = crate::script::text(&job) {
+                if let Some(job) = script::text(&job) {
                     // It may have ended meanwhile.
                     let cancel = format!("cancelConsoleJob({job})");
                     if let Err(error) = self.inner.cluster.read(&cancel).await {

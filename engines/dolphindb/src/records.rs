@@ -58,18 +58,18 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
-    /// Whether it is certain that nothing of it has happened at the server: no request that begins it was sent, or each was answered, and refused.
-    pub(crate) fn has_not_begun(&self) -> bool {
+    /// Whether something of it has happened at the server, or may have. It is certain that nothing has if no request that begins it was sent, or each was answered, and refused.
+    pub(crate) fn may_have_begun(&self) -> bool {
         let begun = match self.act {
             Act::Append => self.sent_pieces > 0,
             Act::Replace | Act::Drop | Act::Confirm => self.cleared,
         };
-        !begun && self.session.is_empty() && !self.unheard
+        begun || !self.session.is_empty() || self.unheard
     }
 
     /// Whether what was there before is gone, or may be, and what is to be there is not yet.
     pub(crate) fn is_torn(&self) -> bool {
-        self.act != Act::Append && !self.has_not_begun()
+        self.act != Act::Append && self.may_have_begun()
     }
 
     /// One of which nothing has happened yet: without a receipt and without rows.

@@ -7,6 +7,7 @@
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use strait_common::selection::{Comparison, Predicate};
 use strait_common::value::{Value, date_of};
+use strait_common::{Error, Result};
 
 use crate::types::{ColumnType, Type};
 
@@ -26,6 +27,19 @@ pub(crate) fn name(column: &str) -> Option<String> {
         return Some(column.to_owned());
     }
     text(column).map(|quoted| format!("_{quoted}"))
+}
+
+/// A name in quotes.
+///
+/// # Errors
+/// `Config` if it cannot be written with certainty.
+pub(crate) fn quoted(name: &str) -> Result<String> {
+    text(name).ok_or_else(|| {
+        Error::config(format!(
+            "'{}' cannot be a name in a script",
+            name.escape_debug()
+        ))
+    })
 }
 
 /// A text in quotes; none if it cannot be written with certainty.

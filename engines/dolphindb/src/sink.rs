@@ -35,7 +35,7 @@ use crate::object::Object;
 use crate::publish::{Attempt, READ_BYTES};
 use crate::recipe::{Engine, Keep, Made, Recipe, by_value};
 use crate::records::{Act, Entry, in_effect, is_intact};
-use crate::script;
+use crate::script::quoted;
 use crate::source::{DolphinSource, divisions_in, handle};
 use crate::types::ColumnType;
 
@@ -258,12 +258,15 @@ impl DolphinSink {
     }
 
     async fn is_table(&self, table: &TableName) -> Result<bool> {
-        let asked = format!(
-            "existsTable({}, {})",
-            quoted(&format!("dfs://{}", table.database()))?,
-            quoted(table.table())?
-        );
-        self.inner.cluster.read(&asked).await?.boolean()
+        let cluster = &self.inner.cluster;
+        cluster.has_table(table.database(), table.table()).await
+    }
+
+    /// The newest epoch, and the claim with whether it is open.
+    async fn claimed(&self, table: &TableName) -> Result<(Epoch, Option<(Claim, bool)>)> {
+        let name = table.clone();
+        let journal = &self.inner.journal;
+        journal.act(move |book| book.claim(&name)).await
     }
 
     async fn knows(&self, table: &TableName) -> Result<bool> {
@@ -350,15 +353,6 @@ impl DolphinSink {
             ..Prepared::default()
         })
     }
-}
-
-fn quoted(text: &str) -> Result<String> {
-    script::text(text).ok_or_else(|| {
-        Error::config(format!(
-            "'{}' cannot be a name in a script",
-            text.escape_debug()
-        ))
-    })
 }
 
 fn keyed_note(table: &TableName) -> String {
@@ -468,8 +462,7 @@ impl Sink for DolphinSink {
 
     async fn accept_loss(&self, table: &TableName) -> Result<u64> {
         let identity = self.inner.journal.identity().to_owned();
-        let (name, journal) = (table.clone(), &self.inner.journal);
-        let (known, _) = journal.act(move |book| book.claim(&name)).await?;
+        let (known, _) = self.claimed(table).await?;
         let least = match epochs::owner(&self.inner.cluster, table).await? {
             Some(owner) if owner.journal != identity || owner.epoch > known => owner.epoch,
             None if self.knows(table).await? => Epoch(0),
@@ -494,9 +487,7 @@ impl Sink for DolphinSink {
     }
 
     async fn prepare(&self, table: &TableName, wanted: &Table, dry_run: bool) -> Result<Prepared> {
-        let name = table.clone();
-        let journal = &self.inner.journal;
-        let (epoch, _) = journal.act(move |book| book.claim(&name)).await?;
+        let (epoch, _) = self.claimed(table).await?;
         if let Some(there) = self.there(table).await? {
             let mut fits = self.fits(table, &there, wanted).await?;
             fits.created = self.add_ranges(table, &there, wanted, dry_run).await?;
@@ -633,7 +624,7 @@ impl Sink for DolphinSink {
                 book.check_epoch(&name, epoch)?;
                 let mut begun = book.all_publishing(&name)?;
                 // What was only meant to be done is decided anew by whoever still means it: others may have put rows there since, or the run is given up.
-                for idle in begun.extract_if(.., |what| what.has_not_begun()) {
+                for idle in begun.extract_if(.., |what| !what.may_have_begun()) {
                     book.published(&name, &idle.key)?;
                 }
                 Ok(begun)
@@ -641,7 +632,7 @@ impl Sink for DolphinSink {
             .await?;
         for what in begun {
             let label = what.key.label();
-            match attempt.push(what, false).await {
+            match attempt.push(what).await {
                 Ok(()) => {}
                 Err(error) if error.kind() == Kind::Fenced => return Err(error),
                 // It is told to whoever begins the partition again; the others go on.
@@ -664,12 +655,7 @@ impl Sink for DolphinSink {
     }
 
     async fn claim(&self, table: &TableName) -> Result<Option<Claim>> {
-        let name = table.clone();
-        let (_, held) = self
-            .inner
-            .journal
-            .act(move |book| book.claim(&name))
-            .await?;
+        let (_, held) = self.claimed(table).await?;
         let held = held.filter(|(_, open)| *open);
         // Nobody can go on with a table that is not there.
         if held.is_none() || !self.is_table(table).await? {
@@ -680,7 +666,7 @@ impl Sink for DolphinSink {
 
     async fn receipts(&self, table: &TableName) -> Result<Stream<Receipt>> {
         let ledger = self.ledger(table).await?;
-        if !ledger.is_empty() && self.there(table).await?.is_none() {
+        if !ledger.is_empty() && !self.is_table(table).await? {
             return Ok(stream::empty().boxed());
         }
         let receipts = ledger.into_values().flat_map(|entries| {

@@ -30,7 +30,7 @@ use crate::cluster::Cluster;
 use crate::object::{Column, Object, integers_of, texts_of};
 use crate::recipe::Recipe;
 use crate::scheme::{self, Level};
-use crate::script;
+use crate::script::{self, quoted};
 use crate::sums;
 use crate::types::{ColumnType, Type};
 use crate::version;
@@ -87,14 +87,6 @@ fn origin_of(table: &TableName) -> String {
 
 /// The table as scripts write it.
 pub(crate) fn handle(table: &TableName) -> Result<String> {
-    let quoted = |name: &str| {
-        script::text(name).ok_or_else(|| {
-            Error::config(format!(
-                "'{}' is no name of a database or table",
-                name.escape_debug()
-            ))
-        })
-    };
     Ok(format!(
         "loadTable({}, {})",
         quoted(&format!("dfs://{}", table.database()))?,
@@ -228,8 +220,7 @@ impl DolphinSource {
 
     /// What the server says of a database that is there.
     pub(crate) async fn database(&self, database: &str) -> Result<Object> {
-        let url = script::text(&format!("dfs://{database}"))
-            .ok_or_else(|| Error::config(format!("'{database}' is no name of a database")))?;
+        let url = quoted(&format!("dfs://{database}"))?;
         self.cluster.read(&format!("schema(database({url}))")).await
     }
 
@@ -574,9 +565,6 @@ pub(crate) fn divisions_in(
 
 /// What tells the chunks of a table under this directory of its database, all of them or the first so many of each node.
 fn metadata(table: &TableName, under: &str, top: i64) -> Result<String> {
-    let quoted = |text: &str| {
-        script::text(text).ok_or_else(|| Error::config(format!("'{text}' is no name")))
-    };
     Ok(format!(
         "getTabletsMeta{{{}, {}, false, {top}}}",
         quoted(&format!("/{}{under}/%", table.database()))?,

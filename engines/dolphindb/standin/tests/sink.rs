@@ -16,6 +16,7 @@ use strait_common::engine::{
     Store, Table,
 };
 use strait_common::ids::TableName;
+use strait_common::key::PartitionKey;
 use strait_common::selection::{Selection, SelectionSpec};
 use strait_common::{Error, Kind, Result};
 use strait_conformance::data::{claim, ensure_exactly, schema, table, table_name};
@@ -116,11 +117,19 @@ impl World {
         }
     }
 
+    /// Somebody else, who appends these rows when he comes.
+    fn intruder(&self, part: &Part) -> Act {
+        let (standin, rows) = (Arc::clone(&self.standin), part.rows(0, part.len()).unwrap());
+        Box::new(move || {
+            let inserted = standin.catalog().append("dfs://suite", "ticks", &rows);
+            assert_eq!(inserted.unwrap(), rows.num_rows());
+            Ok(())
+        })
+    }
+
     /// Rows that somebody else appends.
     fn intrude(&self, part: &Part) {
-        let rows = part.rows(0, part.len()).unwrap();
-        let mut catalog = self.standin.catalog();
-        catalog.append("dfs://suite", "ticks", &rows).unwrap();
+        self.intruder(part)().unwrap();
     }
 }
 
@@ -282,22 +291,16 @@ async fn batch_after_batch_killed_at_every_step() {
 
 /// Rows that others put into a partition before the first of ours are neither taken for ours nor removed unasked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_of_somebody_else_are_for_a_person() {
+async fn rows_that_come_before_the_first_of_ours_stop_one_attempt() {
     let world = World::new().await;
     let part_of = parts().remove(0);
     let stranger = part(20_000, "IBM", 900..903);
     let (store, before) = world.process();
-    let (standin, rows) = (Arc::clone(&world.standin), stranger.rows(0, 3).unwrap());
-    let intrude: Act = Box::new(move || {
-        let inserted = standin.catalog().append("dfs://suite", "ticks", &rows);
-        assert_eq!(inserted.unwrap(), 3);
-        Ok(())
-    });
     before
         .armed
         .lock()
         .unwrap()
-        .push(("send a request", intrude));
+        .push(("send a request", world.intruder(&stranger)));
     let run = life(1, std::slice::from_ref(&part_of), Disposition::Append);
     let error = run.live(&store, Until::Complete).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Refused, "{error}");
@@ -310,7 +313,7 @@ async fn rows_of_somebody_else_are_for_a_person() {
     world
         .ensure(std::slice::from_ref(&stranger), "nothing of ours is there")
         .await;
-    // None of ours had been sent: the next attempt knows of those rows, and joins them.
+    // None of ours was taken: the next attempt knows of those rows, and joins them.
     let (store, _) = world.process();
     run.live(&store, Until::Complete).await.unwrap();
     let both = [part_of, stranger];
@@ -1006,6 +1009,19 @@ async fn give_up(store: &Store, life: &Life) {
     attachment.complete(Outcome::Partial).await.unwrap();
 }
 
+/// A run that replaces, or drops this partition, is refused that, and given up.
+async fn ensure_refused(store: &Store, life: &Life, drops: Option<&PartitionKey>) {
+    let error = match drops {
+        None => life.live(store, Until::Complete).await.unwrap_err(),
+        Some(key) => {
+            let attachment = store.sink.attach(&life.claim).await.unwrap();
+            attachment.drop_partition(key).await.unwrap_err()
+        }
+    };
+    assert_eq!(error.kind(), Kind::Refused, "{error}");
+    give_up(store, life).await;
+}
+
 async fn row_count(store: &Store) -> usize {
     let visible = visible_rows(store, &table_name().unwrap()).await;
     visible.unwrap().len()
@@ -1070,7 +1086,7 @@ async fn what_a_run_could_not_end_is_ended_once_by_a_later_one() {
     let text = error.to_string();
     assert!(text.contains(&first.claim.run.to_string()), "{text}");
     assert_eq!(row_count(&store).await, left);
-    // The session is no longer refused anything.
+    // The server refuses nothing any more.
     give_up(&store, &second).await;
     world.ensure(&one, "the first run's rows are whole").await;
     let third = life(3, &one, Disposition::Append);
@@ -1089,14 +1105,7 @@ async fn what_a_run_that_is_over_had_only_meant_to_do_is_not_done() {
         first.live(&store, Until::Complete).await.unwrap();
         refuse(&world, "dropPartition(", 1);
         let second = life(2, &parts()[..1], Disposition::Replace);
-        let error = if replaces {
-            second.live(&store, Until::Complete).await.unwrap_err()
-        } else {
-            let attachment = store.sink.attach(&second.claim).await.unwrap();
-            attachment.drop_partition(&old.key).await.unwrap_err()
-        };
-        assert_eq!(error.kind(), Kind::Refused, "{error}");
-        give_up(&store, &second).await;
+        ensure_refused(&store, &second, (!replaces).then_some(&old.key)).await;
         assert_eq!(world.standin.faults_left(), 0);
         world.ensure(std::slice::from_ref(&old), "refused").await;
         let newer = part(20_000, "IBM", 500..504).changed("v3", 500..504);
@@ -1219,7 +1228,7 @@ async fn what_was_half_replaced_is_not_taken_for_what_was_there() {
         let text = error.to_string();
         assert!(text.contains(&second.claim.run.to_string()), "{text}");
         assert_eq!(world.standin.faults_left(), 0);
-        // Now the server lets it.
+        // The server refuses nothing any more.
         give_up(&store, &third).await;
         world.ensure(&one, "the second run's rows").await;
     }
@@ -1316,17 +1325,11 @@ async fn a_claim_ends_with_its_table() {
 
 /// A process whose first life has a part of its partition in place when somebody else comes.
 fn disturbed(world: &World) -> Store {
-    let stranger = part(20_000, "IBM", 900..907);
     let (store, before) = world.process_in(world.directory.path(), 1);
-    let (standin, rows) = (Arc::clone(&world.standin), stranger.rows(0, 7).unwrap());
-    let intrude: Act = Box::new(move || {
-        let inserted = standin.catalog().append("dfs://suite", "ticks", &rows);
-        assert_eq!(inserted.unwrap(), 7);
-        Ok(())
-    });
+    let stranger = part(20_000, "IBM", 900..907);
     let mut armed = before.armed.lock().unwrap();
     armed.push(("send a request", Box::new(|| Ok(()))));
-    armed.push(("send a request", intrude));
+    armed.push(("send a request", world.intruder(&stranger)));
     drop(armed);
     store
 }
@@ -1345,14 +1348,7 @@ async fn what_is_half_there_stays_so_while_it_cannot_be_replaced() {
         // To the run, to who gives it up, and to the next one.
         refuse(&world, "dropPartition(", 3);
         let second = life(2, &one, Disposition::Replace);
-        let error = if replaces {
-            second.live(&store, Until::Complete).await.unwrap_err()
-        } else {
-            let attachment = store.sink.attach(&second.claim).await.unwrap();
-            attachment.drop_partition(&one[0].key).await.unwrap_err()
-        };
-        assert_eq!(error.kind(), Kind::Refused, "{error}");
-        give_up(&store, &second).await;
+        ensure_refused(&store, &second, (!replaces).then_some(&one[0].key)).await;
         let third = life(3, &one, Disposition::Append);
         let error = third.live(&store, Until::Complete).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Refused, "{error}");
